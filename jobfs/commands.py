@@ -1,0 +1,187 @@
+"""What the commands of `ctl` do to the table. Parsing is `control`'s; here the words meet the jobs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop
+from jobfs.errors import AccessDenied, BadCommand, JobAlive, JobEnded, LimitReached, LineTooLong, NotFound, SpawnFailed
+from jobfs.model import DEFAULT_CAPACITY, JobSpec
+from jobfs.table import with_variables
+from jobfs.text import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jobfs.job import Job
+    from jobfs.model import Surroundings, Writer
+    from jobfs.table import JobTable
+
+_ENVIRONMENT_MAX = 8 * 1024 * 1024  # bytes of an --env-file; execve takes less
+_FILE_PATIENCE = 5.0  # seconds that reading an --env-file may take
+
+
+class Origin(Protocol):
+    """Where a command came from."""
+
+    @property
+    def writer(self) -> Writer:
+        """The process that wrote it."""
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What a job inherits from the writer."""
+
+
+class Commands:
+    """Runs commands, one at a time for each caller, and gives what the reply says: `ok`, or the new ids."""
+
+    def __init__(self, table: JobTable) -> None:
+        self._table = table
+
+    async def run(self, command: Command, origin: Origin) -> str:
+        """Does what `command` says, or raises one of the `jobfs.errors` family and changes nothing."""
+        match command:
+            case Spawn():
+                return await self._spawn(command, origin)
+            case Clean():
+                await self._table.remove([job for job in self._table.jobs() if job.ended])
+            case Restart():
+                return await self._restart(self._resolve(command.jobs, origin), origin)
+            case Remove():
+                await self._table.remove(self._resolve(command.jobs, origin))
+            case Kill(signal=None):
+                await _each(self._resolve(command.jobs, origin), self._table.end)
+            case Kill(signal=int(number)):
+                await self._signal(self._resolve(command.jobs, origin), number)
+            case Stop():
+                await self._signal(self._resolve(command.jobs, origin), signal.SIGSTOP)
+            case Cont():
+                await self._signal(self._resolve(command.jobs, origin), signal.SIGCONT)
+            case Eof():
+                msg = "eof is not available yet"
+                raise BadCommand(msg)
+        return "ok"
+
+    def _resolve(self, words: tuple[str, ...], origin: Origin) -> list[Job]:
+        found = {job.id: job for job in (self._table.resolve(word, origin.writer) for word in words)}
+        return list(found.values())
+
+    async def _signal(self, jobs: list[Job], number: int) -> None:
+        await _each(jobs, lambda job: self._table.signal(job, number))
+
+    async def _spawn(self, command: Spawn, origin: Origin) -> str:
+        options = command.options
+        self._table.check_name(options.name)
+        around = origin.surroundings
+        directory = _directory(command, around)
+        environment = await self._environment(command, around, directory)
+        spec = JobSpec(
+            cmd=command.cmd,
+            argv=command.argv,
+            directory=directory,
+            environment=with_variables(environment, dict(options.env)),
+            name=options.name,
+            cwd=options.cwd,
+            umask=around.umask,
+            stdin=options.stdin,
+            limit=DEFAULT_CAPACITY if options.limit is None else options.limit,
+            timeout=options.timeout,
+            grace=options.grace,
+            nice=options.nice,
+            writer=origin.writer,
+        )
+        return str((await self._start(spec, around.directory_fd)).id)
+
+    async def _restart(self, jobs: list[Job], origin: Origin) -> str:
+        for job in jobs:
+            if not job.ended:
+                msg = f"job {job.id} is {job.status.word}: only one that has ended can be restarted"
+                raise JobAlive(msg)
+            self._table.check_name(job.spec.name)
+        specs = [replace(job.spec, writer=origin.writer) for job in jobs]
+        return " ".join([str((await self._start(spec, None)).id) for spec in specs])
+
+    async def _start(self, spec: JobSpec, directory: int | None) -> Job:
+        try:
+            return await self._table.spawn(spec, spec.environment, directory)
+        except SpawnFailed as error:
+            if error.errno == errno.E2BIG:
+                msg = "the command line and its environment are too long for execve"
+                raise LineTooLong(msg) from error
+            raise
+
+    async def _environment(self, command: Spawn, around: Surroundings, directory: str) -> str:
+        file = command.options.env_file
+        if file is not None:
+            return await _read_environment(Path(directory, file))
+        if around.environment is None:
+            msg = "the writer's environment cannot be read: give --env-file"
+            raise AccessDenied(msg)
+        return around.environment
+
+
+def _directory(command: Spawn, around: Surroundings) -> str:
+    """The directory from which the command's paths are read; an error where there is none and one is needed."""
+    if around.directory is not None:
+        return around.directory
+    options = command.options
+    if options.cwd is not None and all(
+        path is None or path.startswith("/") or path in ("none", "pipe")
+        for path in (options.cwd, options.stdin, options.env_file)
+    ):
+        return "/"
+    if around.directory_removed:
+        msg = "the writer's working directory was removed: give --cwd"
+        raise NotFound(msg)
+    msg = "the writer's working directory cannot be read: give --cwd"
+    raise AccessDenied(msg)
+
+
+async def _read_environment(path: Path) -> str:
+    """The entries of a file as `env -0` writes it, read in a thread: it may be a file of this very mount, or hang."""
+    with trio.move_on_after(_FILE_PATIENCE):
+        try:
+            raw = await trio.to_thread.run_sync(_read_file, path, abandon_on_cancel=True)
+        except OSError as error:
+            msg = f"cannot read --env-file {path}: {error.strerror}"
+            raise SpawnFailed(msg, error.errno or errno.EIO) from error
+        entries = [entry for entry in raw.split(b"\0") if entry]
+        bad = next((entry for entry in entries if b"=" not in entry), None)
+        if bad is not None:
+            msg = f"--env-file {path} has an entry without =: {decode(bad[:40])!r}"
+            raise BadCommand(msg)
+        return decode(b"".join(entry + b"\0" for entry in entries))
+    msg = f"--env-file {path} cannot be read: its file system does not answer"
+    raise LimitReached(msg)
+
+
+def _read_file(path: Path) -> bytes:
+    # O_NONBLOCK: a FIFO that nobody writes to must not hold the command up.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        raw = file.read(_ENVIRONMENT_MAX + 1)
+    if len(raw) > _ENVIRONMENT_MAX:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    return raw
+
+
+async def _each(jobs: list[Job], action: Callable[[Job], Awaitable[None]]) -> None:
+    """Does `action` for each; JobEnded only where every one of them has ended."""
+    over: JobEnded | None = None
+    reached = False
+    for job in jobs:
+        try:
+            await action(job)
+            reached = True
+        except JobEnded:
+            over = JobEnded(f"job {job.id} has ended")
+    if over is not None and not reached:
+        raise over

@@ -1,0 +1,109 @@
+"""What an engine is: it runs jobs, keeps their output, and tells what becomes of them.
+
+The table decides, the engine does. An engine is told the job's id and specification; what it needs to find the job
+again after a restart is its own business, an opaque `handle` that the table keeps for it. No process number is part of
+the protocol, for not every engine has processes on this machine: `pid` is only shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from jobfs.model import JobSpec, Usage
+    from jobfs.states import Event
+    from jobfs.stream import RingReader
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job runs: seconds since the epoch and of CLOCK_MONOTONIC, and the engine's handle."""
+
+    job: int
+    started_at: float
+    started_clock: float
+    pid: int | None
+    handle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A signal stopped the job."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A signal continued the job."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job has ended, and all that its process wrote can be read.
+
+    `open_streams` are those that something it left behind may still write to. Times as in `Started`; `elapsed`, CPU in
+    seconds, memory in bytes; None where it is not known.
+    """
+
+    job: int
+    event: Event
+    code: int | None
+    ended_at: float
+    elapsed: float | None
+    reason: str | None = None
+    open_streams: frozenset[str] = frozenset()
+    cpu_user_s: float | None = None
+    cpu_system_s: float | None = None
+    max_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Of an ended job's streams, only `open_streams` may still grow."""
+
+    job: int
+    open_streams: frozenset[str]
+
+
+News = Started | Stopped | Continued | Ended | Closed
+
+
+class Engine(Protocol):
+    """Runs jobs. Errors are of the `jobfs.errors` family."""
+
+    async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
+        """Takes up its work again; from now on `tell` is called with news, in order, and never blocks.
+
+        `alive` are the jobs that the table holds for alive, with their handles. What has become of each stands in the
+        answer: it was started, or it has ended, or first the one and then the other.
+        """
+
+    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+        """Starts a job; `Started` is told before this returns. `directory`: a descriptor of `spec.directory`."""
+
+    async def signal(self, job: int, handle: str, number: int) -> None:
+        """Signals the job's process group, or what an ended one left behind; JobEnded where nobody is left."""
+
+    async def end(self, job: int, handle: str, grace: float) -> None:
+        """Ends the job, or what an ended one left behind: SIGTERM, then SIGKILL after `grace` seconds."""
+
+    async def acknowledge(self, jobs: Iterable[int]) -> None:
+        """The ends of these jobs are stored: the engine need not tell them again."""
+
+    def known(self) -> Iterable[int]:
+        """Every job of which the engine keeps anything, asked for or not."""
+
+    async def forget(self, jobs: Iterable[int]) -> None:
+        """Drops the output of ended jobs. What they left behind is not harmed, and its output goes nowhere."""
+
+    def open_stream(self, job: int, name: str) -> RingReader | None:
+        """The output stream `name` of a job, to be closed by the caller; None as long as it has no byte."""
+
+    def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
+        """What the jobs' living processes use now. `lingering` is not its to tell: it does not know who has ended."""

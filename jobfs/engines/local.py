@@ -1,0 +1,398 @@
+"""The engine of this machine: it talks to the supervisor, starts one where there is none, and reads its ring files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
+from jobfs.errors import EngineGone, JobEnded, JobfsError, LimitReached, NotPermitted, SpawnFailed, StateFull
+from jobfs.model import Usage
+from jobfs.processes import Process, all_processes, boot_id, members
+from jobfs.states import Event, ending
+from jobfs.stream import RingReader
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS
+from jobfs.supervisor.record import read_record
+from jobfs.supervisor.wire import PROTOCOL, FrameDecoder, ProtocolError, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from jobfs.model import JobSpec
+    from jobfs.supervisor.wire import JobRecord, Message
+
+log = logging.getLogger(__name__)
+
+_READ = 256 * 1024
+_START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
+_SOCKET_PATH_MAX = 107  # bytes, unix(7)
+# Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
+_PROCESSES_KEPT = 0.1
+
+
+class LocalEngine:
+    """Runs jobs as processes of this machine, below a supervisor of their own that outlives this object."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._jobs = state / JOBS
+        self._socket: trio.socket.SocketType | None = None
+        self._sending = trio.StrictFIFOLock()
+        self._serial = 0
+        self._waiting: dict[int, _Answer] = {}
+        self._tell: Callable[[News], None] = lambda _: None
+        self._supervisor = 0
+        self._processes: tuple[float, dict[int, Process]] = (float("-inf"), {})
+        self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
+
+    # Attaching
+
+    async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
+        """See `Engine`. Needs `run` to be running already."""
+        self._tell = tell
+        hello = await self._ask({"op": "hello"})
+        self._supervisor = hello["pid"]
+        if hello["protocol"] != PROTOCOL:
+            msg = f"the supervisor speaks protocol {hello['protocol']}, this jobfs speaks {PROTOCOL}"
+            raise EngineGone(msg)
+        records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
+        news: list[News] = []
+        for job in alive:
+            if job in records:
+                news += _story(records.pop(job))
+            else:
+                news += self._story_without_supervisor(job)
+        news += [Closed(job, frozenset(record.get("open_streams", ()))) for job, record in records.items()]
+        return news
+
+    def _story_without_supervisor(self, job: int) -> list[News]:
+        """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
+        record = read_record(self._jobs / str(job))
+        if record is None or "pid" not in record:
+            return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
+        if "wait_status" in record:
+            return _story(record)
+        gone = "the machine was restarted" if record["boot_id"] != boot_id() else "its supervisor ended before it"
+        return [_started(record), Ended(job, Event.LOSE, None, time.time(), None, gone)]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
+        self._socket = await _connect(self._state)
+        task_status.started()
+        decoder = FrameDecoder()
+        try:
+            while data := await self._socket.recv(_READ):
+                for message in decoder.feed(data):
+                    self._take(message)
+        except (OSError, ProtocolError) as error:
+            log.error("the supervisor's connection broke: %s", error)  # noqa: TRY400 - no fault of this code
+        finally:
+            self._socket.close()
+            self._socket = None
+            self.gone.set()
+            for answer in self._waiting.values():
+                answer.arrived.set()
+
+    def _take(self, message: Message) -> None:
+        if "seq" in message:
+            answer = self._waiting.pop(message["seq"], None)
+            if answer is not None:
+                answer.message = message
+                if "record" in message:
+                    self._tell(_started(message["record"]))
+                answer.arrived.set()
+        else:
+            self._tell(_news(message))
+
+    # Doing
+
+    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+        """See `Engine`."""
+        await self._ask(
+            {
+                "op": "spawn",
+                "id": job,
+                "order": {
+                    "argv": spec.words,
+                    "environment": environment,
+                    "directory": spec.directory,
+                    "cwd": spec.cwd,
+                    "umask": spec.umask,
+                    "stdin": spec.stdin,
+                    "limit": spec.limit,
+                    "timeout": spec.timeout,
+                    "grace": spec.grace,
+                    "nice": spec.nice,
+                },
+            },
+            directory,
+        )
+
+    async def signal(self, job: int, handle: str, number: int) -> None:
+        """See `Engine`."""
+        await self._ask({"op": "signal", "id": job, "leader": _leader(handle), "signal": number})
+
+    async def end(self, job: int, handle: str, grace: float) -> None:
+        """See `Engine`."""
+        await self._ask({"op": "end", "id": job, "leader": _leader(handle), "grace": grace})
+
+    async def acknowledge(self, jobs: Iterable[int]) -> None:
+        """See `Engine`."""
+        await self._ask({"op": "acknowledge", "ids": list(jobs)})
+
+    def known(self) -> Iterable[int]:
+        """See `Engine`."""
+        return [int(name) for name in os.listdir(self._jobs) if name.isdigit()]
+
+    async def forget(self, jobs: Iterable[int]) -> None:
+        """See `Engine`."""
+        gone = list(jobs)
+        await self._ask({"op": "forget", "ids": gone})
+        await trio.to_thread.run_sync(_remove_trees, [self._jobs / str(job) for job in gone])
+
+    def open_stream(self, job: int, name: str) -> RingReader | None:
+        """See `Engine`."""
+        try:
+            return RingReader.open(f"{self._jobs}/{job}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
+        """See `Engine`."""
+        at, processes = self._processes
+        if time.monotonic() - at > _PROCESSES_KEPT:
+            processes = all_processes()
+            self._processes = (time.monotonic(), processes)
+        leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
+        found = members(processes, leaders, self._supervisor)
+        return {job: _used(found.get(job, [])) for job in handles}
+
+    async def _ask(self, request: Message, directory: int | None = None) -> Message:
+        self._serial += 1
+        seq = self._serial
+        answer = self._waiting[seq] = _Answer()
+        frame = encode_frame({**request, "seq": seq, "with_directory": directory is not None})
+        try:
+            async with self._sending:
+                await self._send(frame, directory)
+            await answer.arrived.wait()
+        finally:
+            self._waiting.pop(seq, None)
+        if answer.message is None:
+            msg = "the supervisor has gone"
+            raise EngineGone(msg)
+        if "error" in answer.message:
+            raise _error(*answer.message["error"])
+        return answer.message
+
+    async def _send(self, frame: bytes, directory: int | None) -> None:
+        if self._socket is None:
+            msg = "the supervisor is not connected"
+            raise EngineGone(msg)
+        ancillary = (
+            [] if directory is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, directory.to_bytes(4, sys.byteorder))]
+        )
+        try:
+            sent = await self._socket.sendmsg([frame], ancillary)
+            while sent < len(frame):
+                sent += await self._socket.send(memoryview(frame)[sent:])
+        except OSError as error:
+            msg = f"the supervisor does not listen: {error.strerror}"
+            raise EngineGone(msg) from error
+
+
+class _Answer:
+    """A request that waits for its answer."""
+
+    __slots__ = ("arrived", "message")
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.message: Message | None = None
+
+
+# What the supervisor says, in the engine's words
+
+
+def _started(record: JobRecord) -> Started:
+    handle = json.dumps({key: record[key] for key in ("pid", "start_time", "boot_id")})
+    return Started(record["id"], record["started_at"], record["started_clock"], record["pid"], handle)
+
+
+def _story(record: JobRecord) -> list[News]:
+    """All that happened to a job until now."""
+    story: list[News] = [_started(record)]
+    if "wait_status" in record:
+        story.append(_ended(record))
+    elif record["stopped"]:
+        story.append(Stopped(record["id"]))
+    return story
+
+
+def _ended(record: JobRecord) -> Ended:
+    event: Event
+    code: int | None
+    if record.get("never_ran"):
+        event, code = Event.CANCEL, None
+    else:
+        event, code = ending(record["wait_status"])
+    return Ended(
+        job=record["id"],
+        event=event,
+        code=code,
+        ended_at=record["ended_at"],
+        elapsed=record["elapsed"],
+        reason=record["reason"],
+        open_streams=frozenset(record.get("open_streams", ())),
+        cpu_user_s=record.get("cpu_user_s"),
+        cpu_system_s=record.get("cpu_system_s"),
+        max_rss_bytes=record.get("max_rss_bytes"),
+    )
+
+
+def _news(message: Message) -> News:
+    record = message["record"]
+    match message["news"]:
+        case "stopped":
+            return Stopped(record["id"])
+        case "continued":
+            return Continued(record["id"])
+        case "closed":
+            return Closed(record["id"], frozenset(record.get("open_streams", ())))
+        case _:
+            return _ended(record)
+
+
+def _leader(handle: str) -> int:
+    return int(json.loads(handle)["pid"])
+
+
+_ERRORS: dict[int, tuple[type[JobfsError], str]] = {
+    errno.ESRCH: (JobEnded, "nothing is left of it"),
+    errno.EPERM: (NotPermitted, "its processes are another user's"),
+    errno.ENOSPC: (StateFull, "the disk that holds the state is full"),
+    errno.EDQUOT: (StateFull, "the disk quota of the state is used up"),
+    errno.EMFILE: (LimitReached, "the supervisor has no descriptor left"),
+    errno.ENFILE: (LimitReached, "the machine has no descriptor left"),
+    errno.EAGAIN: (LimitReached, "no process can be made: a limit is reached"),
+    errno.ENOMEM: (LimitReached, "there is no memory for another process"),
+}
+
+
+def _error(number: int, about: str) -> JobfsError:
+    if number in _ERRORS:
+        kind, sentence = _ERRORS[number]
+        return kind(sentence)
+    return SpawnFailed(f"cannot {about}: {os.strerror(number)}", number)
+
+
+def _used(processes: list[Process]) -> Usage:
+    return Usage(
+        cpu_user_s=sum(process.cpu_user_s for process in processes),
+        cpu_system_s=sum(process.cpu_system_s for process in processes),
+        rss_bytes=sum(process.rss_bytes for process in processes),
+        processes=len(processes),
+    )
+
+
+def _remove_trees(directories: list[Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+# Finding or starting the supervisor
+
+
+async def _connect(state: Path) -> trio.socket.SocketType:
+    with trio.move_on_after(_START_PATIENCE):
+        while True:
+            for address in _known_addresses(state):
+                sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+                try:
+                    await sock.connect(address)
+                except OSError:
+                    sock.close()
+                else:
+                    return sock
+            if not await trio.to_thread.run_sync(_start, state):
+                await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
+    msg = f"no supervisor can be started for {state}; see {state}/log"
+    raise EngineGone(msg)
+
+
+def _known_addresses(state: Path) -> list[str]:
+    try:
+        return [json.loads((state / ADDRESS).read_text(encoding="utf-8"))["socket"]]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _start(state: Path) -> bool:
+    """Starts a supervisor as a daemon of its own; False where another one has the state."""
+    with (state / "log").open("ab") as said:
+        command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state))]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    process.stdout.close()
+    if ready:
+        _disown(process)
+        return True
+    if process.wait() != EXIT_LOCKED:
+        msg = f"the supervisor does not start: see {state}/log"
+        raise EngineGone(msg)
+    return False
+
+
+def _disown(process: subprocess.Popen[bytes]) -> None:
+    """It outlives us: no warning about a child that nobody waited for, and no zombie should it end first."""
+    process.returncode = 0
+
+
+def _socket_path(state: Path) -> Path:
+    """A path short enough for a socket, in a directory that only this user can enter."""
+    name = hashlib.sha256(os.fsencode(state)).hexdigest()[:16] + ".sock"
+    uid = os.geteuid()
+    for directory in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}", f"{tempfile.gettempdir()}/jobfs-{uid}"):
+        if (
+            directory
+            and len(os.fsencode(f"{directory}/jobfs/{name}")) <= _SOCKET_PATH_MAX
+            and _private(Path(directory))
+        ):
+            place = Path(directory) / "jobfs"
+            place.mkdir(mode=0o700, exist_ok=True)
+            return place / name
+    msg = "no private directory for the supervisor's socket: set XDG_RUNTIME_DIR to one"
+    raise EngineGone(msg)
+
+
+def _private(directory: Path) -> bool:
+    try:
+        if directory.parent == Path(tempfile.gettempdir()):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -1,0 +1,197 @@
+"""One job as the table holds it: what changes about it, and how its snapshot is made."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from jobfs.model import STREAMS, JobInfo, Usage
+from jobfs.states import QUEUED, Event, Status, after
+from jobfs.store import Row
+from jobfs.stream import StreamDamaged, StreamState, empty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobfs.engines.base import Ended, Started
+    from jobfs.model import JobSpec
+    from jobfs.stream import RingReader
+
+
+class StreamView:
+    """How one output stream stands: asked of the ring file while it may grow, remembered once it cannot."""
+
+    def __init__(self, open_reader: Callable[[], RingReader | None], capacity: int) -> None:
+        self._open_reader = open_reader
+        self._capacity = capacity
+        self._reader: RingReader | None = None
+        self._final: StreamState | None = None
+        self.may_grow = True
+
+    @property
+    def state(self) -> StreamState:
+        """The counts now; `closed` once nobody can write to the stream any more."""
+        if self._final is not None:
+            return self._final
+        state = self._ask()
+        if not self.may_grow:
+            self._final = state = state._replace(closed=True)
+            self._release()
+        return state
+
+    def open(self) -> RingReader | None:
+        """A reader of the stream, to be closed by the caller; None as long as it has no byte."""
+        return self._open_reader()
+
+    def freeze(self) -> None:
+        """The job is removed: what files that are still open tell of it is what it was."""
+        self.may_grow = False
+        _ = self.state
+
+    def _release(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _ask(self) -> StreamState:
+        if self._reader is None:
+            try:
+                self._reader = self._open_reader()
+            except StreamDamaged:
+                self._reader = None
+        return empty(self._capacity) if self._reader is None else self._reader.snapshot()
+
+
+class Job:
+    """A job in the table. Only the table changes it."""
+
+    def __init__(
+        self, id_: int, spec: JobSpec, created_at: float, open_stream: Callable[[int, str], RingReader | None]
+    ) -> None:
+        self.id = id_
+        self.spec = spec
+        self.created_at = created_at
+        self.status: Status = QUEUED
+        self.handle: str | None = None
+        self.pid: int | None = None
+        self.reason: str | None = None
+        self.started_at: float | None = None
+        self.started_clock: float | None = None
+        self.ended_at: float | None = None
+        self.elapsed: float | None = None
+        self.changed_at = created_at
+        self.usage = Usage()
+        self.removed = False
+
+        def view(name: str) -> StreamView:
+            return StreamView(lambda: open_stream(id_, name), spec.limit)
+
+        self.streams = {name: view(name) for name in STREAMS}
+
+    @classmethod
+    def from_row(cls, row: Row, open_stream: Callable[[int, str], RingReader | None]) -> Job:
+        """The job that was stored."""
+        job = cls(row.id, row.spec, row.created_at, open_stream)
+        job.status, job.handle, job.reason = row.status, row.handle, row.reason
+        job.started_at, job.ended_at, job.elapsed = row.started_at, row.ended_at, row.elapsed
+        job.changed_at = row.ended_at or row.started_at or row.created_at
+        job.usage = row.usage
+        job.pid = row.pid
+        if job.ended:
+            job.grows(frozenset())
+        return job
+
+    def row(self) -> Row:
+        """What is to be stored of it."""
+        return Row(
+            id=self.id,
+            spec=self.spec,
+            status=self.status,
+            handle=self.handle,
+            pid=self.pid,
+            reason=self.reason,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            elapsed=self.elapsed,
+            usage=self.usage,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether its status is final."""
+        return self.status.final
+
+    @property
+    def open_streams(self) -> frozenset[str]:
+        """The streams that may still grow."""
+        return frozenset(name for name, view in self.streams.items() if view.may_grow)
+
+    @property
+    def retained_bytes(self) -> int:
+        """What its output takes on the disk, without what the file system adds."""
+        return sum(view.state.retained for view in self.streams.values())
+
+    def start(self, news: Started) -> None:
+        """It runs."""
+        if self.status == QUEUED:
+            self.status = after(self.status, Event.START)
+        self.handle, self.pid = news.handle, news.pid
+        self.started_at, self.started_clock = news.started_at, news.started_clock
+        self.changed_at = news.started_at
+
+    def happen(self, event: Event) -> None:
+        """It was stopped or continued."""
+        self.status = after(self.status, event)
+        self.changed_at = time.time()
+
+    def end(self, news: Ended) -> None:
+        """It has ended; IllegalTransition, and nothing is changed, where it cannot have."""
+        self.status = after(self.status, news.event, news.code)
+        self.ended_at = self.changed_at = news.ended_at
+        self.elapsed = news.elapsed
+        self.reason = news.reason
+        self.usage = Usage(news.cpu_user_s, news.cpu_system_s, None, news.max_rss_bytes, 0, 0)
+        self.grows(news.open_streams)
+
+    def grows(self, open_streams: frozenset[str]) -> None:
+        """Of its streams, only these may still grow."""
+        for name, view in self.streams.items():
+            view.may_grow = name in open_streams
+
+    def snapshot(self, living: Usage | None) -> JobInfo:
+        """All about it now; `living`: what its living processes use."""
+        return JobInfo(
+            id=self.id,
+            spec=self.spec,
+            status=self.status,
+            pid=self.pid,
+            reason=self.reason,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            elapsed=self._elapsed_now(),
+            changed_at=self.changed_at,
+            stdout=self.streams["stdout"].state,
+            stderr=self.streams["stderr"].state,
+            usage=self._usage_with(living),
+        )
+
+    def _elapsed_now(self) -> float | None:
+        if self.ended or self.started_clock is None:
+            return self.elapsed
+        return time.monotonic() - self.started_clock
+
+    def _usage_with(self, living: Usage | None) -> Usage:
+        if living is None:
+            return self.usage
+        if not self.ended:
+            return Usage(living.cpu_user_s, living.cpu_system_s, living.rss_bytes, None, living.processes, 0)
+        return Usage(
+            self.usage.cpu_user_s,
+            self.usage.cpu_system_s,
+            living.rss_bytes,
+            self.usage.max_rss_bytes,
+            living.processes,
+            living.processes,
+        )

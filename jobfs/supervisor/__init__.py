@@ -1,0 +1,12 @@
+"""The process that owns the jobs.
+
+It forks them, drains their pipes into ring files, keeps their deadlines, reaps them and writes down how each ended.
+It does little, so that it need not die: no FUSE, no database, no waiting for the daemon.
+"""
+
+# Names in the state directory, which daemon and supervisor share.
+LOCK = "supervisor.lock"
+ADDRESS = "supervisor.json"
+JOBS = "jobs"
+# The exit status of a supervisor that found another one at work.
+EXIT_LOCKED = 3

@@ -1,0 +1,127 @@
+"""One output pipe of a job on its way into a ring file, which is made at the pipe's first byte."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import termios
+from typing import TYPE_CHECKING
+
+from jobfs.stream import EndOfPipe, RingWriter, grow_pipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Bytes that one turn may move: enough for the speed of the pipe, little enough that other jobs' pipes get their turn.
+TURN = 1024 * 1024
+# A pipe that was found full this often in a row is worth more kernel memory.
+_FULL_TURNS = 4
+
+
+class Outlet:
+    """The reading end of a pipe and the stream that it is drained into."""
+
+    def __init__(self, path: Path, capacity: int) -> None:
+        """Makes the pipe; `path` is where its ring file will be."""
+        self._path = path
+        self._capacity = capacity
+        self._writer: RingWriter | None = None
+        self._discard = False
+        self._full_turns = 0
+        self.at_end = False
+        self.stalled = False
+        self.reader, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # Opened for both, so that the job is a reader of its own pipe: should the supervisor be killed, the job
+            # blocks instead of dying of SIGPIPE.
+            self.job_end = os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            os.close(self.reader)
+            raise
+        finally:
+            os.close(write_end)
+
+    def started(self) -> None:
+        """The job has its end now; ours goes."""
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def drain(self, limit: int = TURN) -> int:
+        """Moves up to `limit` bytes; gives how many. Sets `at_end` there, `stalled` where the disk is full.
+
+        Nothing is lost by a full disk: the bytes stay in the pipe and the job waits.
+        """
+        if self.at_end:
+            return 0
+        try:
+            moved = self._move(limit)
+        except EndOfPipe:
+            self.at_end = True
+            return 0
+        except OSError:
+            self.stalled = True
+            return 0
+        self.stalled = False
+        self._full_turns = self._full_turns + 1 if moved >= limit else 0
+        if self._full_turns == _FULL_TURNS:
+            self._full_turns = 0
+            grow_pipe(self.reader)
+        return moved
+
+    def waiting(self) -> int:
+        """How many bytes the pipe holds now."""
+        if self.at_end:
+            return 0
+        (count,) = struct.unpack("i", fcntl.ioctl(self.reader, termios.FIONREAD, b"\0\0\0\0"))
+        return int(count)
+
+    def forget(self) -> None:
+        """The job was removed: what is still written goes nowhere, and nobody is harmed."""
+        self._discard = True
+        if self._writer is not None:
+            self._writer.detach()
+            self._writer = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.reader < 0
+
+    def close(self) -> None:
+        """Nobody will write any more: the stream says so from now on."""
+        self.started()
+        os.close(self.reader)
+        self.reader = -1
+        self.stalled = False
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _move(self, limit: int) -> int:
+        if self._discard:
+            return _throw_away(self.reader, limit)
+        if self._writer is None:
+            if not self.waiting():  # nothing to make a file for
+                if self._hung_up():
+                    raise EndOfPipe
+                return 0
+            self._writer = RingWriter.create(self._path, self._capacity)
+        return self._writer.drain(self.reader, limit)
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self.reader, select.POLLIN)
+        return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
+
+
+def _throw_away(reader: int, limit: int) -> int:
+    try:
+        data = os.read(reader, limit)
+    except BlockingIOError:
+        return 0
+    if not data:
+        raise EndOfPipe
+    return len(data)

@@ -1,0 +1,458 @@
+"""The supervisor itself: what it is asked to do, and what happens to its children."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from jobfs.model import STREAMS
+from jobfs.processes import all_processes, boot_id, members, read_process
+from jobfs.supervisor.launch import Descriptors, Launcher, read_report
+from jobfs.supervisor.outlet import Outlet
+from jobfs.supervisor.record import RecordFile
+from jobfs.supervisor.signals import NoGroupSignals, signal_group, signal_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from jobfs.processes import Process
+    from jobfs.supervisor.loop import Loop, Timer
+    from jobfs.supervisor.wire import JobRecord, Message, SpawnOrder
+
+log = logging.getLogger(__name__)
+
+# A spawn whose exec hangs is answered after this many seconds: a verb never waits.
+EXEC_PATIENCE = 1.0
+# How often a full disk is asked whether there is room again, in seconds.
+STALL_RETRY = 0.25
+# Characters that a reason may take of the record's one block.
+_REASON = 400
+
+
+class Child:
+    """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
+
+    def __init__(self, job: int, directory: Path, order: SpawnOrder) -> None:
+        self.job = job
+        self.directory = directory
+        self.grace = order["grace"]
+        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
+        self.record_file = RecordFile(directory)
+        self.outlets: dict[str, Outlet] = {}
+        self.pidfd = -1
+        self.executed = False
+        self.ending = False
+        self.wait_status: int | None = None  # of a process that was reaped, but whose output is not all drained yet
+        self.ended = False
+        self.queued_signals: list[int] = []
+        self.birth: _Birth | None = None
+        self.timeout: Timer | None = None
+        self.kill: Timer | None = None  # the end of the grace period
+        self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
+
+    def cancel_timers(self) -> None:
+        """Nothing more is to happen by itself."""
+        for timer in (self.timeout, self.kill, *self.retries.values()):
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def pid(self) -> int:
+        """The number of the job's process, which is also its group's and its session's."""
+        return self.record["pid"]
+
+    @property
+    def open_streams(self) -> list[str]:
+        """The streams that somebody may still write to."""
+        return [name for name, outlet in self.outlets.items() if not outlet.closed]
+
+
+class Supervisor:
+    """Spawns, drains, signals and reaps the jobs of one state directory.
+
+    Requests come through `handle`; what happens to jobs is told to `tell`, which never blocks.
+    """
+
+    def __init__(self, loop: Loop, jobs: Path, open_files: tuple[int, int], tell: Callable[[Message], None]) -> None:
+        self._loop = loop
+        self._jobs = jobs
+        self._launcher = Launcher(open_files)
+        self._tell = tell
+        self._boot_id = boot_id()
+        self._children: dict[int, Child] = {}  # by job
+        self._by_pid: dict[int, Child] = {}  # those that are not reaped yet
+        self._lingering: set[int] = set()  # ended jobs whose remains are being ended
+        self._unread: dict[int, JobRecord] = {}  # ends that the daemon has not acknowledged
+        self._operations: dict[str, Callable[[Message, int | None, Callable[[Message], None]], None]] = {
+            "spawn": self._spawn,
+            "signal": self._signal,
+            "end": self._end,
+            "forget": self._forget,
+            "acknowledge": self._acknowledge,
+            "list": self._list,
+        }
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to be watched: no child, no pipe, no deadline."""
+        return not self._children and not _has_children()
+
+    def handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
+        """Does what `request` asks and answers through `reply`, at once or when it is known.
+
+        `directory` is a descriptor that came along; it is the caller's to close, after this returns.
+        """
+        operation = self._operations.get(request.get("op", ""))
+        if operation is None:
+            reply({"error": (errno.ENOSYS, f"no such operation: {request.get('op')}")})
+            return
+        try:
+            operation(request, directory, reply)
+        except OSError as error:
+            reply({"error": (error.errno or errno.EIO, error.strerror or str(error))})
+
+    # Spawning
+
+    def _spawn(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
+        job, order = request["id"], request["order"]
+        place = self._jobs / str(job)
+        place.mkdir(mode=0o700)
+        try:
+            child = Child(job, place, order)
+            try:
+                for name in STREAMS:
+                    child.outlets[name] = Outlet(place / name, order["limit"])
+                launched = self._launcher.launch(
+                    order, Descriptors(child.outlets["stdout"].job_end, child.outlets["stderr"].job_end, directory)
+                )
+            except OSError:
+                self._dismantle(child)
+                raise
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        self._born(child, launched.pid, order)
+        if launched.report is None:
+            self._executed(child)
+            reply({"ok": True, "record": child.record})
+        else:
+            child.birth = _Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
+
+    def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
+        child.pidfd = os.pidfd_open(pid)
+        process = read_process(pid)
+        child.record |= {
+            "pid": pid,
+            "start_time": process.start if process else 0,
+            "boot_id": self._boot_id,
+            "started_at": time.time(),
+            "started_clock": time.monotonic(),
+        }
+        child.record_file.write(child.record)
+        self._children[child.job] = child
+        self._by_pid[pid] = child
+        for name, outlet in child.outlets.items():
+            outlet.started()
+            self._watch_outlet(child, name)
+        if order["timeout"] is not None:
+            child.timeout = self._loop.after(order["timeout"], lambda: self._time_out(child, order["timeout"]))
+
+    def _executed(self, child: Child) -> None:
+        child.executed = True
+        for number in child.queued_signals:
+            with contextlib.suppress(OSError):
+                self._signal_group(child, number)
+        child.queued_signals.clear()
+
+    def _never_ran(self, child: Child, error: tuple[int, str], answered: bool) -> None:  # noqa: FBT001 - a callback
+        """Its exec failed: forget it where the spawn can still say so, else it ends as one that never started."""
+        if answered:
+            child.record["never_ran"] = True
+            child.record["reason"] = f"could not {error[1][:_REASON]}: {os.strerror(error[0])}"
+            return
+        self._remove_child(child)
+        self._dismantle(child)
+        shutil.rmtree(child.directory, ignore_errors=True)
+
+    def _dismantle(self, child: Child) -> None:
+        for outlet in child.outlets.values():
+            self._close_outlet(outlet)
+        child.cancel_timers()
+        child.record_file.close()
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
+
+    def _remove_child(self, child: Child) -> None:
+        del self._children[child.job]
+        if self._by_pid.get(child.pid) is child:
+            del self._by_pid[child.pid]
+
+    # Draining
+
+    def _watch_outlet(self, child: Child, name: str) -> None:
+        self._loop.watch(child.outlets[name].reader, lambda: self._drain(child, name))
+
+    def _close_outlet(self, outlet: Outlet) -> None:
+        if not outlet.closed:
+            self._loop.unwatch(outlet.reader)  # before the number can become another file's
+            outlet.close()
+
+    def _drain(self, child: Child, name: str) -> None:
+        outlet = child.outlets[name]
+        if outlet.closed:
+            return
+        was_stalled = outlet.stalled
+        outlet.drain()
+        if outlet.at_end:
+            self._close_outlet(outlet)
+            self._closed(child)
+        elif outlet.stalled:
+            self._stall(child, name, first=not was_stalled)
+        elif was_stalled:
+            self._watch_outlet(child, name)
+            log.info("job %d goes on", child.job)
+        if was_stalled and not outlet.stalled and child.wait_status is not None and not child.ended:
+            self._try_to_finish(child)
+
+    def _stall(self, child: Child, name: str, *, first: bool) -> None:
+        """The disk is full: leave the bytes in the pipe, where they make the job wait, and look again soon."""
+        self._loop.unwatch(child.outlets[name].reader)
+        child.retries[name] = self._loop.after(STALL_RETRY, lambda: self._drain(child, name))
+        if first:
+            log.warning("job %d waits: its %s cannot be written (is the disk full?)", child.job, name)
+
+    def _closed(self, child: Child) -> None:
+        if child.ended:
+            self._tell({"news": "closed", "record": child.record, "id": child.job})
+            self._settle(child)
+
+    # Reaping
+
+    def reap(self) -> None:
+        """Takes note of every child that stopped, continued or ended. Call it on SIGCHLD."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._by_pid.get(pid)
+            if child is None:
+                continue  # something that a job left behind
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                self._stopped_or_continued(child, stopped=os.WIFSTOPPED(status))
+                continue
+            if child.birth is not None:
+                child.birth.reported()  # what it said before it ended counts first
+                if child.job not in self._children:
+                    continue  # it never ran, and the spawn was answered so
+            del self._by_pid[pid]
+            child.wait_status = status
+            if child.timeout is not None:
+                child.timeout.cancel()
+            child.record |= {
+                "ended_at": time.time(),
+                "elapsed": time.monotonic() - child.record["started_clock"],
+                "cpu_user_s": usage.ru_utime,
+                "cpu_system_s": usage.ru_stime,
+            }
+            # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
+            if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+                child.record["max_rss_bytes"] = usage.ru_maxrss * 1024
+            self._try_to_finish(child)
+
+    def _stopped_or_continued(self, child: Child, *, stopped: bool) -> None:
+        if child.record["stopped"] != stopped:
+            child.record["stopped"] = stopped
+            self._tell({"news": "stopped" if stopped else "continued", "id": child.job, "record": child.record})
+
+    def _try_to_finish(self, child: Child) -> None:
+        """The process has ended: the job has when what its pipes held at that moment is in the streams."""
+        for name in child.open_streams:
+            self._drain_what_waits(child, name)
+        if any(outlet.stalled for outlet in child.outlets.values()):
+            return  # the disk is full; `_drain` comes back here when there is room
+        assert child.wait_status is not None
+        child.record["wait_status"] = child.wait_status
+        child.ended = True
+        child.record_file.write(child.record)
+        self._unread[child.job] = child.record
+        self._tell({"news": "ended", "id": child.job, "record": self._described(child)})
+        self._settle(child)
+
+    def _drain_what_waits(self, child: Child, name: str) -> None:
+        outlet = child.outlets[name]
+        left = outlet.waiting()
+        while left > 0 and not outlet.stalled:
+            left -= outlet.drain()
+        if left <= 0:
+            outlet.drain()  # so that the end of the pipe is known at once
+        if outlet.at_end:
+            self._close_outlet(outlet)
+        elif outlet.stalled and (name not in child.retries or not child.retries[name].pending):
+            self._stall(child, name, first=True)
+
+    def _settle(self, child: Child) -> None:
+        """Lets go of a job that has ended and of which nothing is left to do."""
+        if child.ended and not child.open_streams and (child.kill is None or not child.kill.pending):
+            del self._children[child.job]
+            child.record_file.close()
+            os.close(child.pidfd)
+
+    # Signals and ends
+
+    def _signal(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
+        job, number = request["id"], request["signal"]
+        child = self._children.get(job)
+        if child is None or child.ended:
+            reached = signal_processes(self._members(job, request["leader"]), number)
+            if not reached:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        elif child.executed:
+            self._signal_group(child, number)
+        elif number == signal.SIGKILL:
+            signal.pidfd_send_signal(child.pidfd, number)
+        else:
+            child.queued_signals.append(number)  # it could not heed them before its exec
+        reply({"ok": True})
+
+    def _signal_group(self, child: Child, number: int) -> None:
+        try:
+            signal_group(child.pidfd, number)
+        except NoGroupSignals:
+            group = [p for p in self._members(child.job, child.pid) if p.group == child.pid]
+            signal_processes(group, number)
+
+    def _members(self, job: int, leader: int) -> list[Process]:
+        leaders = {leader: job} | {child.pid: child.job for child in self._children.values() if not child.ended}
+        return members(all_processes(), leaders, os.getpid()).get(job, [])
+
+    def _end(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
+        child = self._children.get(request["id"])
+        if child is None or child.ended:
+            self._end_lingering(request["id"], request["leader"], request["grace"])
+        elif not child.ending:
+            self._end_child(child)
+        reply({"ok": True})
+
+    def _time_out(self, child: Child, seconds: float | None) -> None:
+        if child.wait_status is None and not child.ending:
+            child.record["reason"] = f"it was ended after its timeout of {seconds:g} s"
+            self._end_child(child)
+
+    def _end_child(self, child: Child) -> None:
+        child.ending = True
+        if child.executed:
+            self._signal_group(child, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # SIGTERM was enough
+                self._signal_group(child, signal.SIGCONT)
+        else:
+            child.queued_signals += [signal.SIGTERM, signal.SIGCONT]
+        child.kill = self._loop.after(child.grace, lambda: self._grace_over(child))
+
+    def _grace_over(self, child: Child) -> None:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            if child.executed:
+                self._signal_group(child, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        self._settle(child)
+
+    def _end_lingering(self, job: int, leader: int, grace: float) -> None:
+        left = self._members(job, leader)
+        if not left:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        if job in self._lingering:
+            return
+        self._lingering.add(job)
+        signal_processes(left, signal.SIGTERM)
+        signal_processes(left, signal.SIGCONT)
+        self._loop.after(grace, lambda: self._lingering_grace_over(job, leader))
+
+    def _lingering_grace_over(self, job: int, leader: int) -> None:
+        self._lingering.discard(job)
+        signal_processes(self._members(job, leader), signal.SIGKILL)
+
+    # What the daemon has, and has not
+
+    def _forget(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
+        for job in request["ids"]:
+            self._unread.pop(job, None)
+            child = self._children.get(job)
+            if child is not None:
+                for outlet in child.outlets.values():
+                    outlet.forget()
+        reply({"ok": True})
+
+    def _acknowledge(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
+        for job in request["ids"]:
+            self._unread.pop(job, None)
+        reply({"ok": True})
+
+    def _list(self, _: Message, __: int | None, reply: Callable[[Message], None]) -> None:
+        records = dict(self._unread)
+        records |= {child.job: self._described(child) for child in self._children.values()}
+        reply({"ok": True, "records": list(records.values())})
+
+    def _described(self, child: Child) -> JobRecord:
+        return {**child.record, "open_streams": child.open_streams}
+
+
+class _Birth:
+    """A forked child on its way to exec: whichever comes first, its report or the end of patience, is answered."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is told with and what it is told to
+        self,
+        loop: Loop,
+        child: Child,
+        report: int,
+        executed: Callable[[Child], None],
+        never_ran: Callable[[Child, tuple[int, str], bool], None],
+        reply: Callable[[Message], None],
+    ) -> None:
+        self._loop = loop
+        self._child = child
+        self._report = report
+        self._executed = executed
+        self._never_ran = never_ran
+        self._reply = reply
+        self._answered = False
+        self._patience = loop.after(EXEC_PATIENCE, self._answer)
+        loop.watch(report, self.reported)
+
+    def reported(self) -> None:
+        """The child has said how its way to exec ended, by a failure or by closing the pipe."""
+        self._child.birth = None
+        failure = read_report(self._report)
+        self._loop.unwatch(self._report)
+        os.close(self._report)
+        self._patience.cancel()
+        if failure is None:
+            self._executed(self._child)
+            self._answer()
+        else:
+            self._never_ran(self._child, failure, self._answered)
+            if not self._answered:
+                self._reply({"error": failure})
+
+    def _answer(self) -> None:
+        if not self._answered:
+            self._answered = True
+            self._reply({"ok": True, "record": self._child.record})
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""What daemon and supervisor say to each other: frames of JSON on a Unix stream socket, each after its length.
+
+Sans-IO: bytes in, messages out. Requests carry `seq` and `op`; each is answered by one message with the same `seq`
+and either `ok` or `error` (an errno and a sentence). Messages without `seq` are news of a job. Text that is not UTF-8
+travels as JSON's lone surrogates, see `jobfs.text`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TypedDict, cast
+
+PROTOCOL = 1
+MAX_FRAME = 64 * 1024 * 1024  # bytes; a spawn holds a command line and an environment, which execve bounds far below
+_LENGTH = struct.Struct("<I")
+
+
+class SpawnOrder(TypedDict):
+    """What the supervisor needs to know to start a job; paths are relative to `directory`."""
+
+    argv: list[str]
+    environment: str  # NAME=value entries, NUL-terminated
+    directory: str  # the text of the writer's working directory, whose descriptor may come along
+    cwd: str | None
+    umask: int
+    stdin: str
+    limit: int
+    timeout: float | None
+    grace: float
+    nice: int | None
+
+
+class JobRecord(TypedDict, total=False):
+    """What the supervisor knows of a job; kept in a file beside its output, and told to the daemon.
+
+    Times are seconds since the epoch, `started_clock` seconds of CLOCK_MONOTONIC, `start_time` clock ticks as in
+    proc(5). `wait_status` is that of wait(2); it is there once the job has ended.
+    """
+
+    id: int
+    pid: int
+    start_time: int
+    boot_id: str
+    started_at: float
+    started_clock: float
+    stopped: bool
+    wait_status: int
+    ended_at: float
+    elapsed: float
+    reason: str | None
+    open_streams: list[str]  # those that somebody may still write to
+    never_ran: bool  # the exec failed after the spawn had been answered
+    cpu_user_s: float
+    cpu_system_s: float
+    max_rss_bytes: int
+
+
+class Message(TypedDict, total=False):
+    """Every key that a message may have; which go together is said where they are made."""
+
+    seq: int
+    op: str
+    ok: bool
+    error: tuple[int, str]
+    protocol: int
+    pid: int
+    id: int
+    ids: list[int]
+    signal: int
+    grace: float
+    reason: str | None
+    leader: int
+    order: SpawnOrder
+    with_directory: bool
+    news: str
+    record: JobRecord
+    records: list[JobRecord]
+    stream: str
+
+
+class ProtocolError(Exception):
+    """The other end sent what is no frame of ours; the connection is of no more use."""
+
+
+def encode_frame(message: Message) -> bytes:
+    """One message as it travels."""
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameDecoder:
+    """Collects bytes and gives whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes; raises ProtocolError for what can be none."""
+        self._buffer += data
+        messages: list[Message] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                msg = f"a frame of {length} bytes"
+                raise ProtocolError(msg)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(_parse(bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return messages
+
+
+def _parse(body: bytes) -> Message:
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        msg = f"a frame that is no JSON: {error}"
+        raise ProtocolError(msg) from None
+    if not isinstance(message, dict):
+        msg = "a frame that is no object"
+        raise ProtocolError(msg)
+    return cast("Message", message)

@@ -1,0 +1,350 @@
+"""The job table: which jobs there are, what they are called, what becomes of them. It decides; an engine does.
+
+Everything here is done in one trio task's time unless a method is async, so that readers always see whole states.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from jobfs import render
+from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
+from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
+from jobfs.job import Job
+from jobfs.states import Event, IllegalTransition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from jobfs.engines.base import Engine
+    from jobfs.model import JobInfo, JobSpec, Usage, Writer
+    from jobfs.store import Store
+    from jobfs.stream import RingWriter
+
+log = logging.getLogger(__name__)
+
+# How long the table waits before it tries again to store what it could not, in seconds.
+_STORE_RETRY = 1.0
+_MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
+
+
+class Face(Protocol):
+    """Who shows the table to others, and so must be told what it shows no more."""
+
+    async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
+        """These jobs are gone; `by_rmdir` is the id that the kernel itself is just removing."""
+
+
+class NoFace:
+    """Nobody looks."""
+
+    async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
+        """Nothing is to be done."""
+
+
+class JobTable:
+    """The jobs of one state directory. `keep` and `keep_bytes` bound how many ended ones stay."""
+
+    def __init__(self, store: Store, engine: Engine, events: RingWriter, *, keep: int, keep_bytes: int) -> None:
+        self._store = store
+        self._engine = engine
+        self._events = events
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self._jobs: dict[int, Job] = {}  # in the order of their ids
+        self._starting: dict[int, Job] = {}  # stored, and on their way to exec
+        self._names: dict[str, Job] = {}
+        self._ended_bytes: dict[int, int] = {}  # by ended job, in the order of their ends: bytes of output retained
+        self._retained = 0  # the sum of those
+        self._unstored: dict[int, Job] = {}  # ended, and not stored yet
+        self._wake = trio.Event()
+        self.face: Face = NoFace()
+        self.mount = ""
+        self.version = 0  # raised by every change that a reader could see, so that what was rendered can be kept
+        self.changed_at = time.time()
+
+    # Looking
+
+    def __contains__(self, job: int) -> bool:
+        """Whether there is a job of that id."""
+        return job in self._jobs
+
+    def jobs(self) -> list[Job]:
+        """Every job, oldest first."""
+        return list(self._jobs.values())
+
+    def get(self, job: int) -> Job | None:
+        """The job of that id, if there is one."""
+        return self._jobs.get(job)
+
+    def named(self, name: str) -> Job | None:
+        """The job that has that name, if one has."""
+        return self._names.get(name)
+
+    def names(self) -> Mapping[str, Job]:
+        """The jobs that have names."""
+        return self._names
+
+    def newest(self, session: int | None) -> Job | None:
+        """The newest job that `session` spawned."""
+        if session is None:
+            return None
+        return next((job for job in reversed(self._jobs.values()) if job.spec.writer.session == session), None)
+
+    def last(self, session: int | None) -> Job | None:
+        """What the link `last` means to a reader of `session`: its own newest job, else the newest."""
+        return self.newest(session) or next(reversed(self._jobs.values()), None)
+
+    def resolve(self, word: str, writer: Writer) -> Job:
+        """The job that a command's word means; NoSuchJob where there is none."""
+        if word == "last":
+            job = self.newest(writer.session)
+        elif word.isdigit():
+            job = self._jobs.get(int(word))
+        else:
+            job = self._names.get(word)
+        if job is None:
+            msg = f"no such job: {word}"
+            raise NoSuchJob(msg)
+        return job
+
+    def snapshots(self, jobs: Iterable[Job]) -> list[JobInfo]:
+        """Snapshots of `jobs`, all of one moment."""
+        listed = list(jobs)
+        living: Mapping[int, Usage] = {}
+        handles = {job.id: job.handle for job in listed if job.handle is not None}
+        if handles:
+            living = self._engine.usage(handles)
+        return [job.snapshot(living.get(job.id)) for job in listed]
+
+    # Changing
+
+    async def attach(self) -> None:
+        """Takes up the jobs that are stored, and what has become of them meanwhile."""
+        for row in self._store.jobs():
+            self._admit(Job.from_row(row, self._engine.open_stream))
+        await self.attach_engine()
+
+    async def attach_engine(self) -> None:
+        """Learns from the engine what has become of the jobs, and from now on takes its news."""
+        alive = {job.id: job.handle for job in self._jobs.values() if not job.ended}
+        for news in await self._engine.attach(alive, self.take):
+            self.take(news)
+        strangers = [job for job in self._engine.known() if job not in self._jobs]
+        if strangers:
+            log.info("removing the output of %d jobs that are not in the table", len(strangers))
+            await self._engine.forget(strangers)
+        self._wake.set()
+
+    async def spawn(self, spec: JobSpec, environment: str, directory: int | None) -> Job:
+        """Starts a job and gives it, running; nothing is changed where that fails."""
+        self.check_name(spec.name)
+        job = Job(self._store.add(spec, time.time()), spec, time.time(), self._engine.open_stream)
+        self._starting[job.id] = job
+        try:
+            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
+        except JobfsError:
+            del self._starting[job.id]
+            self._forget_row(job)
+            raise
+        return job
+
+    def environment(self, job: int, base: str) -> str:
+        """A job's environment: `base` with JOBFS_ID and JOBFS_MOUNT."""
+        return with_variables(base, {"JOBFS_ID": str(job), "JOBFS_MOUNT": self.mount})
+
+    def check_name(self, name: str | None) -> None:
+        """NameTaken where a job that is alive has that name."""
+        holder = None if name is None else self._names.get(name)
+        on_the_way = any(job.spec.name == name for job in self._starting.values())
+        if name is not None and (on_the_way or (holder is not None and not holder.ended)):
+            msg = f"the name {name} is taken by a job that is alive"
+            raise NameTaken(msg)
+
+    async def signal(self, job: Job, number: int) -> None:
+        """Signals a job's process group; JobEnded where nobody is left."""
+        await self._engine.signal(job.id, _handle(job), number)
+
+    async def end(self, job: Job) -> None:
+        """Ends a job, or what an ended one left behind; JobEnded where nobody is left."""
+        await self._engine.end(job.id, _handle(job), job.spec.grace)
+
+    async def remove(self, jobs: list[Job], *, by_rmdir: int | None = None) -> None:
+        """Forgets ended jobs; JobAlive, and nothing is changed, where one has not ended."""
+        for job in jobs:
+            if not job.ended:
+                msg = f"job {job.id} is {job.status.word}: only one that has ended can be removed"
+                raise JobAlive(msg)
+        gone = [job for job in jobs if not job.removed]
+        if not gone:
+            return
+        self._store.remove([job.id for job in gone])
+        for job in gone:
+            self._dismiss(job)
+        await self.face.removed(gone, by_rmdir=by_rmdir)
+        try:
+            await self._engine.forget([job.id for job in gone])
+        except EngineGone:
+            log.warning("the output of %d removed jobs is left for the next start to remove", len(gone))
+
+    def report_error(self, error: JobfsError) -> None:
+        """Puts an error of a command into `events`, for those whose shell shows only its number."""
+        self._publish("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})
+
+    def lose_all(self, reason: str) -> None:
+        """The engine has gone, and with it the knowledge of how what was alive will end."""
+        for job in [*self._jobs.values(), *self._starting.values()]:
+            if not job.ended and job.handle is not None:
+                self.take(Ended(job.id, Event.LOSE, None, time.time(), None, reason))
+
+    async def keep_house(self) -> None:
+        """Runs for ever: drops the oldest ended jobs past the bounds, and stores what could not be stored before."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                await self._store_ends()
+                await self._prune()
+            except MachineError as error:
+                log.warning("%s; trying again", error)
+                await trio.sleep(_STORE_RETRY)
+                self._wake.set()
+
+    # News of the engine
+
+    def take(self, news: News) -> None:
+        """Notes what an engine tells. What cannot be is logged and changes nothing."""
+        try:
+            match news:
+                case Started():
+                    self._started(news)
+                case Ended():
+                    self._ended(news)
+                case Stopped() | Continued():
+                    self._happened(news)
+                case Closed():
+                    self._closed(news)
+        except IllegalTransition as error:
+            log.warning("%s: %s", news, error)
+        except Exception:
+            log.exception("news that could not be noted: %s", news)
+
+    def _started(self, news: Started) -> None:
+        known = self._jobs.get(news.job)
+        if known is not None:  # it was started before this daemon
+            known.start(news)
+            self._changed()
+        elif (job := self._starting.pop(news.job, None)) is not None:
+            job.start(news)
+            self._admit(job)
+            self._publish("started", {"id": job.id, "name": job.spec.name, "status": job.status.word})
+
+    def _happened(self, news: Stopped | Continued) -> None:
+        job = self._jobs.get(news.job)
+        if job is not None:
+            job.happen(Event.STOP if isinstance(news, Stopped) else Event.CONTINUE)
+            self._publish(job.status.word if isinstance(news, Stopped) else "continued", self._standing(job))
+
+    def _ended(self, news: Ended) -> None:
+        job = self._jobs.get(news.job)
+        if job is None:
+            return
+        job.end(news)
+        self._publish("ended", self._standing(job))
+        self._note_retained(job)
+        self._unstored[job.id] = job
+        self._wake.set()
+
+    def _closed(self, news: Closed) -> None:
+        job = self._jobs.get(news.job)
+        if job is not None and job.ended:
+            job.grows(news.open_streams)
+            self._note_retained(job)
+            self._wake.set()
+            self._changed()
+
+    def _standing(self, job: Job) -> dict[str, int | str | None]:
+        return {"id": job.id, "name": job.spec.name, "status": job.status.word, "reason": job.reason}
+
+    # Keeping
+
+    def _admit(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        if job.spec.name is not None:
+            self._names[job.spec.name] = job
+        if job.ended:
+            self._note_retained(job)
+        self._changed()
+
+    def _dismiss(self, job: Job) -> None:
+        job.removed = True
+        self._jobs.pop(job.id, None)
+        self._unstored.pop(job.id, None)
+        self._retained -= self._ended_bytes.pop(job.id, 0)
+        if job.spec.name is not None and self._names.get(job.spec.name) is job:
+            del self._names[job.spec.name]
+        for view in job.streams.values():
+            view.freeze()
+        self._publish("removed", {"id": job.id, "name": job.spec.name})
+
+    def _changed(self) -> None:
+        self.version += 1
+        self.changed_at = time.time()
+
+    def _publish(self, what: str, details: dict[str, int | str | None]) -> None:
+        self._changed()
+        try:
+            self._events.append(render.event(time.time(), what, details))
+        except OSError as error:
+            log.warning("an event was not recorded: %s", error)
+
+    def _forget_row(self, job: Job) -> None:
+        try:
+            self._store.remove([job.id])
+        except MachineError as error:
+            log.warning("job %d, which was not started, stays in the database: %s", job.id, error)
+
+    async def _store_ends(self) -> None:
+        ended = list(self._unstored.values())
+        if not ended:
+            return
+        self._store.end(job.row() for job in ended)
+        for job in ended:
+            self._unstored.pop(job.id, None)
+        try:
+            await self._engine.acknowledge([job.id for job in ended])
+        except EngineGone:
+            log.info("the ends of %d jobs are stored, and nobody is there to be told", len(ended))
+
+    def _note_retained(self, job: Job) -> None:
+        retained = job.retained_bytes
+        self._retained += retained - self._ended_bytes.get(job.id, 0)
+        self._ended_bytes[job.id] = retained
+
+    async def _prune(self) -> None:
+        count, total = len(self._ended_bytes), self._retained
+        oldest: list[Job] = []
+        for job, retained in self._ended_bytes.items():
+            if count <= self._keep and total <= self._keep_bytes:
+                break
+            oldest.append(self._jobs[job])
+            count -= 1
+            total -= retained
+        await self.remove(oldest)
+
+
+def _handle(job: Job) -> str:
+    if job.handle is None:
+        msg = f"job {job.id} was never started"
+        raise JobEnded(msg)
+    return job.handle
+
+
+def with_variables(environment: str, variables: Mapping[str, str]) -> str:
+    """`environment` (NUL-terminated entries) with `variables` instead of what it had under their names."""
+    kept = [entry for entry in environment.split("\0") if entry and entry.partition("=")[0] not in variables]
+    return "".join(f"{entry}\0" for entry in [*kept, *(f"{name}={value}" for name, value in variables.items())])

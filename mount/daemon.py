@@ -1,0 +1,204 @@
+"""The daemon: mounts the table and serves it until it is unmounted. The jobs are the supervisor's, and stay."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from jobfs.commands import Commands
+from jobfs.engines.local import LocalEngine
+from jobfs.errors import JobfsError
+from jobfs.job import StreamView
+from jobfs.store import Store
+from jobfs.stream import RingReader, RingWriter, StreamDamaged
+from jobfs.table import JobTable
+from mount import mountpoint, session
+from mount.notify import KernelFace
+from mount.operations import Operations
+from mount.state import Serving, StateDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+EVENTS_CAPACITY = 1024 * 1024  # bytes of `events` that are kept
+_LOG_SIZE = 1024 * 1024  # bytes of one log file; one older one is kept
+_MAX_TASKS = 100_000  # requests that may wait at once; pyfuse3's 99 would freeze the mount
+_RESTART_PAUSE = 0.5  # seconds between attempts to have a supervisor again
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `jobfs mount` was asked for: where, which state, and how much of what ended is kept."""
+
+    point: Path
+    state: Path
+    keep: int
+    keep_bytes: int
+
+
+def detach(serve_it: Callable[[Callable[[], None]], None]) -> str | None:
+    """Runs `serve_it` in a process of its own, until that calls what it is given: it is ready.
+
+    Gives None then, else the sentence that says why not. In the new process this never returns.
+    """
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        with open(reader, encoding="utf-8") as said:
+            answer = said.read()
+        return None if answer == "ready" else answer or "the daemon ended before it was ready"
+    status = 1
+    try:
+        os.close(reader)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+
+        def ready() -> None:
+            os.write(writer, b"ready")
+            os.close(writer)
+
+        serve_it(ready)
+        status = 0
+    except Exception as error:
+        with suppress(OSError):  # it was ready: nobody waits any more
+            os.write(writer, str(error).encode("utf-8", "replace"))
+        log.exception("the daemon ends")
+    finally:
+        os._exit(status)
+
+
+def serve(options: Options, ready: Callable[[], None]) -> None:
+    """Mounts and serves until unmounted; calls `ready` once the mount is there."""
+    state = StateDirectory(options.state)
+    try:
+        log_to(options.state / "log")
+        made = mountpoint.prepare(options.point)
+        state.announce(Serving(os.getpid(), str(options.point), made))
+        try:
+            _raise_descriptor_limit()
+            trio.run(_Daemon(options).run, ready, strict_exception_groups=False)
+        finally:
+            mountpoint.remove(made)
+    finally:
+        state.leave()
+
+
+def log_to(path: Path) -> None:
+    """Sends what the daemon logs to a file of bounded size."""
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_SIZE, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+class _Daemon:
+    """The tasks of one mount."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._engine = LocalEngine(options.state)
+        store = Store(options.state / "jobs.sqlite")
+        self._store = store
+        self._events_path = options.state / "events"
+        self._events = _open_events(self._events_path)
+        self._table = JobTable(store, self._engine, self._events, keep=options.keep, keep_bytes=options.keep_bytes)
+        self._table.mount = str(options.point)
+        self._table.face = KernelFace()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serves until the mount is gone."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._engine.run)
+                await self._table.attach()
+                nursery.start_soon(self._table.keep_house)
+                nursery.start_soon(self._replace_supervisor, nursery)
+                await self._mounted(nursery, ready)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._store.close()
+            self._events.detach()
+
+    async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
+        created_at = float(self._store.property("created_at", str(time.time())))
+        events = StreamView(lambda: RingReader.open(self._events_path), EVENTS_CAPACITY)
+        operations = Operations(self._table, Commands(self._table), events, created_at)
+        session.tune()
+        options = {f"fsname={mountpoint.source(self._options.state)}", "subtype=jobfs"}
+        try:
+            pyfuse3.init(operations, str(self._options.point), options)
+        except RuntimeError as error:
+            msg = f"mounting at {self._options.point} failed: is /dev/fuse there and may you use it?"
+            raise mountpoint.MountpointUnusable(msg) from error
+        try:
+            await nursery.start(_unmount_on_signals)
+            nursery.start_soon(_say_when_mounted, ready)
+            log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
+            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+        finally:
+            pyfuse3.close(unmount=True)
+            log.info("process %d no longer serves %s", os.getpid(), self._options.point)
+
+    async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
+        """Whenever the supervisor has gone, its jobs are lost and a new one is started."""
+        while True:
+            await self._engine.gone.wait()
+            log.error("the supervisor has gone")
+            self._table.lose_all("its supervisor ended before it")
+            self._engine.gone = trio.Event()
+            try:
+                await nursery.start(self._engine.run)
+                await self._table.attach_engine()
+            except JobfsError as error:
+                log.error("%s; trying again", error)  # noqa: TRY400 - the sentence says it
+                await trio.sleep(_RESTART_PAUSE)
+                self._engine.gone.set()
+
+
+async def _say_when_mounted(ready: Callable[[], None]) -> None:
+    """Being in the session loop is being mounted: what is asked from now on is answered."""
+    await trio.lowlevel.checkpoint()
+    ready()
+
+
+async def _unmount_on_signals(*, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+
+
+def _open_events(path: Path) -> RingWriter:
+    try:
+        return RingWriter.open(path)
+    except FileNotFoundError:
+        pass
+    except StreamDamaged as error:
+        log.warning("%s: events begin anew", error)
+        path.unlink()
+    return RingWriter.create(path, EVENTS_CAPACITY)
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,108 @@
+"""The state directory: where it is, that it is private, and who serves it where."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+
+from jobfs.supervisor import JOBS
+from jobfs.supervisor.launch import MountTable
+
+MEMORY = "memory"
+_SERVING = "daemon.json"
+_LOCK = "daemon.lock"
+_TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
+
+
+class StateUnusable(Exception):  # noqa: N818 - the message is the sentence that a person reads
+    """The state directory cannot be used, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Who serves a state directory: the daemon's number, where, and the directories that it made for that."""
+
+    pid: int
+    mountpoint: str
+    made: list[str]
+
+
+class StateDirectory:
+    """One state directory, locked for this process as long as the object lives."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes `path` where it is missing; StateUnusable where it is not private, not local, or served already."""
+        self.path = path
+        _make_private(path)
+        _make_private(path / JOBS)
+        self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            other = serving(path)
+            where = f" at {other.mountpoint} by process {other.pid}" if other else ""
+            msg = f"the state in {path} is being served already{where}"
+            raise StateUnusable(msg) from None
+
+    def announce(self, who: Serving) -> None:
+        """Says who serves it, and where."""
+        new = self.path / f"{_SERVING}.new"
+        new.write_text(json.dumps(asdict(who)), encoding="utf-8")
+        new.replace(self.path / _SERVING)
+
+    def leave(self) -> None:
+        """Nobody serves it any more."""
+        (self.path / _SERVING).unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def serving(path: Path) -> Serving | None:
+    """Who serves the state in `path`, or did when it was killed; None where nobody does."""
+    try:
+        return Serving(**json.loads((path / _SERVING).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def state_path(chosen: str | None, mountpoint: Path) -> Path:
+    """Where the state is: as chosen, in memory (`memory`), or the user's own place for such things."""
+    if chosen == MEMORY:
+        name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+        return _TMPFS / f"jobfs-{os.geteuid()}-{name}"
+    if chosen is not None:
+        return Path(chosen).absolute()
+    return Path(platformdirs.user_state_dir("jobfs", appauthor=False))
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        msg = f"the state directory {path} cannot be made: {error.strerror}"
+        raise StateUnusable(msg) from error
+    if not stat.S_ISDIR(status.st_mode):
+        msg = f"the state directory {path} is a link or no directory"
+        raise StateUnusable(msg)
+    if status.st_uid != os.geteuid():
+        msg = f"the state directory {path} belongs to user {status.st_uid}, not to you"
+        raise StateUnusable(msg)
+    if status.st_mode & 0o077:
+        msg = f"the state directory {path} is open to others (mode {status.st_mode & 0o777:04o}): chmod 700 it"
+        raise StateUnusable(msg)
+    kind = MountTable().type_of(str(path.resolve()))
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
+        msg = f"the state directory {path} is on {kind}, where locks and shared memory do not hold: choose a local one"
+        raise StateUnusable(msg)
+
+
+NETWORK_FILE_SYSTEMS = frozenset("9p afs autofs ceph cifs coda gfs2 glusterfs lustre ncpfs nfs nfs4 ocfs2 smb3".split())  # noqa: SIM905

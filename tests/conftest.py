@@ -1,0 +1,26 @@
+"""What all tests share: where the `mount` marker skips, and how Hypothesis runs.
+
+A test that needs a real mount is marked `mount`. It is skipped where there is no FUSE device, and fails there instead
+when JOBFS_REQUIRE_MOUNT is set, as it is in CI: nobody should take a run without those tests for a whole one.
+"""
+
+import os
+
+import hypothesis
+import pytest
+
+FUSE_DEVICE = "/dev/fuse"
+
+# Machines differ in speed, and no test of ours asserts a duration.
+hypothesis.settings.register_profile("jobfs", deadline=None)
+hypothesis.settings.load_profile("jobfs")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test that needs a mount where there can be none."""
+    if item.get_closest_marker("mount") is None or os.path.exists(FUSE_DEVICE):
+        return
+    reason = f"{FUSE_DEVICE} is missing: no real mount is possible here"
+    if os.environ.get("JOBFS_REQUIRE_MOUNT"):
+        pytest.fail(f"{reason}, and JOBFS_REQUIRE_MOUNT asks for one", pytrace=False)
+    pytest.skip(reason)
