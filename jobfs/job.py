@@ -118,6 +118,11 @@ class Job:
         )
 
     @property
+    def created_ns(self) -> int:
+        """When it was accepted, in nanoseconds since the epoch."""
+        return int(self.created_at * 1e9)
+
+    @property
     def ended(self) -> bool:
         """Whether its status is final."""
         return self.status.final

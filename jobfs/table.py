@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # How long the table waits before it tries again to store what it could not, in seconds.
 _STORE_RETRY = 1.0
+# How long ends are gathered before they are stored together, in seconds; meanwhile the engine keeps them.
+_GATHER = 0.05
 _MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
 
 
@@ -65,7 +67,8 @@ class JobTable:
         self.face: Face = NoFace()
         self.mount = ""
         self.version = 0  # raised by every change that a reader could see, so that what was rendered can be kept
-        self.changed_at = time.time()
+        self.changed_at = time.time()  # when a job last changed
+        self.listed_at = time.time()  # when a job last came or went
 
     # Looking
 
@@ -193,7 +196,7 @@ class JobTable:
 
     def report_error(self, error: JobfsError) -> None:
         """Puts an error of a command into `events`, for those whose shell shows only its number."""
-        self._publish("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})
+        self._record("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})
 
     def lose_all(self, reason: str) -> None:
         """The engine has gone, and with it the knowledge of how what was alive will end."""
@@ -205,6 +208,7 @@ class JobTable:
         """Runs for ever: drops the oldest ended jobs past the bounds, and stores what could not be stored before."""
         while True:
             await self._wake.wait()
+            await trio.sleep(_GATHER)
             self._wake = trio.Event()
             try:
                 await self._store_ends()
@@ -279,6 +283,7 @@ class JobTable:
         if job.ended:
             self._note_retained(job)
         self._changed()
+        self.listed_at = self.changed_at
 
     def _dismiss(self, job: Job) -> None:
         job.removed = True
@@ -290,6 +295,7 @@ class JobTable:
         for view in job.streams.values():
             view.freeze()
         self._publish("removed", {"id": job.id, "name": job.spec.name})
+        self.listed_at = self.changed_at
 
     def _changed(self) -> None:
         self.version += 1
@@ -297,6 +303,9 @@ class JobTable:
 
     def _publish(self, what: str, details: dict[str, int | str | None]) -> None:
         self._changed()
+        self._record(what, details)
+
+    def _record(self, what: str, details: dict[str, int | str | None]) -> None:
         try:
             self._events.append(render.event(time.time(), what, details))
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
-import psutil
 
 from jobfs import client
 from jobfs.errors import JobfsError
@@ -91,6 +91,7 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     if mount is None or mount.type != client.TYPE:
         _fail(f"jobfs is not mounted at {point}")
     served = state.serving(mountpoint.state_of(mount))
+    supervisor = state.supervisor_of(mountpoint.state_of(mount)) if end_jobs else None
     try:
         left = _end_all(client.Client(point)) if end_jobs else _alive(client.Client(point))
         mountpoint.unmount(point)
@@ -99,6 +100,8 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     if served is not None:
         _wait_for_end(served.pid)
         mountpoint.remove(served.made)
+    if supervisor is not None:
+        _wait_for_end(supervisor)
     click.echo(f"{point} is unmounted; {_count(len(left), 'job')} {'goes' if len(left) == 1 else 'go'} on")
 
 
@@ -222,12 +225,15 @@ def _end_all(jobs: client.Client) -> list[client.Info]:
 
 
 def _wait_for_end(pid: int) -> None:
+    """Waits until a process has ended; its parent, in a container often one that reaps late or never, may keep it."""
     try:
-        psutil.Process(pid).wait(_PATIENCE)
-    except psutil.NoSuchProcess:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
         return
-    except psutil.TimeoutExpired:
-        _fail(f"the mount is gone, but its daemon {pid} still runs")
+    ended, _, _ = select.select([process], [], [], _PATIENCE)
+    os.close(process)
+    if not ended:
+        _fail(f"the mount is gone, but its process {pid} still runs")
 
 
 def _count(number: int, noun: str) -> str:

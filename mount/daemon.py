@@ -94,7 +94,9 @@ def serve(options: Options, ready: Callable[[], None]) -> None:
         state.announce(Serving(os.getpid(), str(options.point), made))
         try:
             _raise_descriptor_limit()
-            trio.run(_Daemon(options).run, ready, strict_exception_groups=False)
+            trio.run(_Daemon(options).run, ready)
+        except BaseExceptionGroup as group:
+            raise _cause(group) from group
         finally:
             mountpoint.remove(made)
     finally:
@@ -172,6 +174,13 @@ class _Daemon:
                 log.error("%s; trying again", error)  # noqa: TRY400 - the sentence says it
                 await trio.sleep(_RESTART_PAUSE)
                 self._engine.gone.set()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The one error that a group of tasks ended of: its message is what a person wants to read."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _say_when_mounted(ready: Callable[[], None]) -> None:

@@ -10,10 +10,12 @@ import errno
 from typing import TYPE_CHECKING, Protocol
 
 import pyfuse3
+import trio
 
 from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
 from jobfs.errors import JobfsError, NotPermitted
+from jobfs.stream import Evicted
 from mount.caller import Caller, find_writer, has_open
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from jobfs.control_file import Batch, Step
     from jobfs.stream import RingReader
     from jobfs.table import JobTable
+
+
+# How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
+_OVERTAKEN = 10
 
 
 class Handle(Protocol):
@@ -86,7 +92,12 @@ class StreamHandle(ReadOnly):
             self._reader = self._open_reader()
             if self._reader is not None:
                 self._cursor.attach(self._reader)
-        return self._cursor.read(offset, size)
+        for _ in range(_OVERTAKEN):
+            try:
+                return self._cursor.read(offset, size)
+            except Evicted:  # the job writes faster than this process gets to read
+                await trio.lowlevel.checkpoint()
+        raise pyfuse3.FUSEError(errno.EAGAIN)
 
     async def release(self) -> None:
         """See `Handle`."""

@@ -184,7 +184,7 @@ class Operations(pyfuse3.Operations):
         if job is not None:
             self._job_of_handle[number] = job
             self._held[job.id] = (job, self._held.get(job.id, (job, 0))[1] + 1)
-        settled = job is not None and isinstance(entry, JobFile) and entry.settled(job)
+        settled = job is not None and isinstance(entry, JobFile) and _settled(job, entry)
         return pyfuse3.FileInfo(fh=number, direct_io=not settled, keep_cache=settled)
 
     def _open(self, inode: int, job: Job | None, entry: Entry, opener: tuple[int, int]) -> Handle:
@@ -337,41 +337,48 @@ class Operations(pyfuse3.Operations):
         return self._name_attributes(job) if job_of(inode)[1] == NAME_SLOT else self._directory_attributes(job)
 
     def _root_attributes(self) -> pyfuse3.EntryAttributes:
-        attributes = self._fill(ROOT, stat.S_IFDIR | 0o700, int(self._table.changed_at * 1e9))
+        attributes = self._fill(ROOT, stat.S_IFDIR | 0o700, int(self._table.listed_at * 1e9))
         attributes.st_nlink = 1  # as btrfs: it is not a count of the directories in it
         attributes.attr_timeout = ROOT_KEPT
         return attributes
 
     def _directory_attributes(self, job: Job) -> pyfuse3.EntryAttributes:
-        attributes = self._fill(job_inode(job.id), stat.S_IFDIR | 0o700, int(job.created_at * 1e9))
+        attributes = self._fill(job_inode(job.id), stat.S_IFDIR | 0o700, job.created_ns)
         attributes.st_nlink = 2
         attributes.attr_timeout = attributes.entry_timeout = FOR_EVER
         return attributes
 
     def _name_attributes(self, job: Job) -> pyfuse3.EntryAttributes:
-        attributes = self._fill(job_inode(job.id, NAME_SLOT), LINK, int(job.created_at * 1e9))
+        attributes = self._fill(job_inode(job.id, NAME_SLOT), LINK, job.created_ns)
         attributes.st_size = len(str(job.id))
         return attributes
 
     def _root_file_attributes(self, entry: RootFile) -> pyfuse3.EntryAttributes:
-        changed_ns = int(self._table.changed_at * 1e9)
-        attributes = self._fill(entry.slot, entry.mode, self._created_ns if entry.kind is Kind.CONTROL else changed_ns)
+        attributes = self._fill(entry.slot, entry.mode, self._created_ns)
         attributes.entry_timeout = 0 if entry.kind is Kind.LINK else FOR_EVER
+        if entry.kind is not Kind.CONTROL:
+            _touch(attributes, int(self._table.changed_at * 1e9))
         if entry.kind is Kind.STREAM:
             _measure(attributes, self._events.state)
+            _touch(attributes, self._events.state.mtime_ns or self._created_ns)
         elif entry.kind is Kind.TEXT:
             attributes.st_size = len(self._text(entry.slot, None, entry))
         return attributes
 
     def _job_file_attributes(self, job: Job, entry: JobFile) -> pyfuse3.EntryAttributes:
         inode = job_inode(job.id, entry.slot)
-        attributes = self._fill(inode, entry.mode, entry.mtime_ns(job))
-        attributes.entry_timeout = FOR_EVER
-        attributes.attr_timeout = FOR_EVER if entry.settled(job) else 0
         if entry.kind is Kind.STREAM:
-            _measure(attributes, job.streams[entry.name.decode("ascii")].state)
-        elif entry.text is not None:
-            attributes.st_size = len(self._text(inode, job, entry))
+            state = job.streams[entry.name.decode("ascii")].state
+            attributes = self._fill(inode, entry.mode, state.mtime_ns or job.created_ns)
+            _measure(attributes, state)
+            settled = _complete(state)
+        else:
+            attributes = self._fill(inode, entry.mode, entry.mtime_ns(job))
+            if entry.text is not None:
+                attributes.st_size = len(self._text(inode, job, entry))
+            settled = entry.settled(job)
+        attributes.entry_timeout = FOR_EVER
+        attributes.attr_timeout = FOR_EVER if settled else 0
         return attributes
 
     def _fill(self, inode: int, mode: int, mtime_ns: int) -> pyfuse3.EntryAttributes:
@@ -380,7 +387,7 @@ class Operations(pyfuse3.Operations):
         attributes.st_mode = mode
         attributes.st_uid = self._uid
         attributes.st_gid = self._gid
-        attributes.st_mtime_ns = attributes.st_ctime_ns = attributes.st_atime_ns = mtime_ns
+        _touch(attributes, mtime_ns)
         attributes.attr_timeout = attributes.entry_timeout = 0
         return attributes
 
@@ -402,6 +409,21 @@ class Operations(pyfuse3.Operations):
             self._texts.clear()
         self._texts[inode] = (version, now, text)
         return text
+
+
+def _settled(job: Job, entry: JobFile) -> bool:
+    if entry.kind is Kind.STREAM:
+        return _complete(job.streams[entry.name.decode("ascii")].state)
+    return entry.settled(job)
+
+
+def _complete(state: StreamState) -> bool:
+    """A stream that is closed and of which nothing was evicted is a file as on a disk."""
+    return state.closed and not state.dropped
+
+
+def _touch(attributes: pyfuse3.EntryAttributes, mtime_ns: int) -> None:
+    attributes.st_mtime_ns = attributes.st_ctime_ns = attributes.st_atime_ns = mtime_ns
 
 
 def _measure(attributes: pyfuse3.EntryAttributes, state: StreamState) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from jobfs.supervisor import JOBS
+from jobfs.supervisor import ADDRESS, JOBS
 from jobfs.supervisor.launch import MountTable
 
 MEMORY = "memory"
@@ -69,6 +69,14 @@ def serving(path: Path) -> Serving | None:
     try:
         return Serving(**json.loads((path / _SERVING).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
+        return None
+
+
+def supervisor_of(path: Path) -> int | None:
+    """The process that owns the jobs of the state in `path`, or owned them when it was killed; None where none did."""
+    try:
+        return int(json.loads((path / ADDRESS).read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError, KeyError):
         return None
 
 

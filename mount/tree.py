@@ -49,7 +49,10 @@ class RootFile:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A file of a job: `text` renders it; once `settled` it never changes again, and the kernel may keep it."""
+    """A file of a job: `text` renders it; once `settled` it never changes again, and the kernel may keep it.
+
+    Of a stream both the time and the settling are told by its own state.
+    """
 
     name: bytes
     slot: int
@@ -57,7 +60,7 @@ class JobFile:
     kind: Kind
     text: Callable[[JobTable, Job], bytes] | None = None
     settled: Callable[[Job], bool] = lambda _: False
-    mtime_ns: Callable[[Job], int] = lambda job: int(job.created_at * 1e9)
+    mtime_ns: Callable[[Job], int] = lambda job: job.created_ns
     listed: bool = True
 
 
@@ -89,23 +92,6 @@ def _ended(job: Job) -> bool:
     return job.ended
 
 
-def _complete(name: str) -> Callable[[Job], bool]:
-    """A stream that is closed and of which nothing was evicted: a file as on a disk."""
-
-    def complete(job: Job) -> bool:
-        state = job.streams[name].state
-        return state.closed and not state.dropped
-
-    return complete
-
-
-def _last_byte(name: str) -> Callable[[Job], int]:
-    def last_byte(job: Job) -> int:
-        return job.streams[name].state.mtime_ns or int(job.created_at * 1e9)
-
-    return last_byte
-
-
 def _change(job: Job) -> int:
     return int(job.changed_at * 1e9)
 
@@ -124,8 +110,8 @@ ROOT_FILES = (
 JOB_FILES = (
     JobFile(b"cmd", 1, R, Kind.TEXT, _cmd, settled=_always),
     JobFile(b"status", 2, R, Kind.TEXT, _status, settled=_ended, mtime_ns=_change),
-    JobFile(b"stdout", 3, R, Kind.STREAM, settled=_complete("stdout"), mtime_ns=_last_byte("stdout")),
-    JobFile(b"stderr", 4, R, Kind.STREAM, settled=_complete("stderr"), mtime_ns=_last_byte("stderr")),
+    JobFile(b"stdout", 3, R, Kind.STREAM),
+    JobFile(b"stderr", 4, R, Kind.STREAM),
     JobFile(b"stdin", 5, RW, Kind.STDIN),
     JobFile(b"ctl", 6, RW, Kind.CONTROL),
     JobFile(b"info", 7, R, Kind.TEXT, _info, mtime_ns=_change),

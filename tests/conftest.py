@@ -4,10 +4,18 @@ A test that needs a real mount is marked `mount`. It is skipped where there is n
 when JOBFS_REQUIRE_MOUNT is set, as it is in CI: nobody should take a run without those tests for a whole one.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+from tests.mounted import Mounted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FUSE_DEVICE = "/dev/fuse"
 
@@ -24,3 +32,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("JOBFS_REQUIRE_MOUNT"):
         pytest.fail(f"{reason}, and JOBFS_REQUIRE_MOUNT asks for one", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def jobs() -> Iterator[Mounted]:
+    """A fresh mount for one test; when it ends, so does everything that ran there."""
+    yield from _mounted()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Mounted]:
+    """A mount for the tests of one module, which each look at their own jobs only."""
+    yield from _mounted()
+
+
+def _mounted() -> Iterator[Mounted]:
+    mounted = Mounted()
+    try:
+        mounted.mount()
+        yield mounted
+    finally:
+        mounted.finish()

@@ -116,7 +116,10 @@ class LocalEngine:
                     self._tell(_started(message["record"]))
                 answer.arrived.set()
         else:
-            self._tell(_news(message))
+            news = _news(message)
+            if isinstance(news, Ended):  # what it left behind is lingering from now on: look anew
+                self._processes = (float("-inf"), {})
+            self._tell(news)
 
     # Doing
 
@@ -229,7 +232,7 @@ class _Answer:
 
 
 def _started(record: JobRecord) -> Started:
-    handle = json.dumps({key: record[key] for key in ("pid", "start_time", "boot_id")})
+    handle = f"{record['pid']} {record['boot_id']}"
     return Started(record["id"], record["started_at"], record["started_clock"], record["pid"], handle)
 
 
@@ -278,7 +281,7 @@ def _news(message: Message) -> News:
 
 
 def _leader(handle: str) -> int:
-    return int(json.loads(handle)["pid"])
+    return int(handle.partition(" ")[0])
 
 
 _ERRORS: dict[int, tuple[type[JobfsError], str]] = {

@@ -102,6 +102,7 @@ def main(state: Path, address: str) -> int:
         gc.collect()
         gc.freeze()  # what is forked shares these pages as long as the collector does not touch them
         loop.run(server.finished)
+        server.supervisor.close()
         Path(address).unlink(missing_ok=True)
     log.info("supervisor %d ends: nothing is left to do", os.getpid())
     return 0

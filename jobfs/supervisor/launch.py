@@ -51,6 +51,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 _ALL_SIGNALS = frozenset(signal.valid_signals())
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 _RESETTABLE = sorted(_ALL_SIGNALS - _UNCATCHABLE)
+_REMEMBERED = 1000  # directories whose file system is remembered
 _EXEC_FAILED = 127  # the exit status of a child whose exec failed; only its report counts
 
 
@@ -203,6 +204,7 @@ class MountTable:
         self._changed = select.poll()
         self._changed.register(self._fd, select.POLLPRI | select.POLLERR)
         self._types: dict[Path, str] = {}
+        self._found: dict[str, str] = {}  # answers that were given since the table was read
         self._read()
 
     def is_local(self, path: str) -> bool:
@@ -211,12 +213,17 @@ class MountTable:
 
     def type_of(self, path: str) -> str:
         """The type of the file system that `path`, which must be free of links, lies on; empty where unknown."""
-        if self._changed.poll(0):
+        if self._changed.poll(0) or len(self._found) > _REMEMBERED:
             self._read()
-        place = Path(path)
-        return next((self._types[point] for point in (place, *place.parents) if point in self._types), "")
+        found = self._found.get(path)
+        if found is None:
+            place = Path(path)
+            found = next((self._types[point] for point in (place, *place.parents) if point in self._types), "")
+            self._found[path] = found
+        return found
 
     def _read(self) -> None:
+        self._found.clear()
         os.lseek(self._fd, 0, os.SEEK_SET)
         with open(self._fd, "rb", closefd=False) as lines:
             self._types = {mount.point: mount.type for mount in mountinfo.parse(lines.read())}

@@ -7,12 +7,8 @@ import os
 import select
 import struct
 import termios
-from typing import TYPE_CHECKING
 
 from jobfs.stream import EndOfPipe, RingWriter, grow_pipe
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Bytes that one turn may move: enough for the speed of the pipe, little enough that other jobs' pipes get their turn.
 TURN = 1024 * 1024
@@ -23,10 +19,10 @@ _FULL_TURNS = 4
 class Outlet:
     """The reading end of a pipe and the stream that it is drained into."""
 
-    def __init__(self, path: Path, capacity: int) -> None:
-        """Makes the pipe; `path` is where its ring file will be."""
-        self._path = path
-        self._capacity = capacity
+    def __init__(self) -> None:
+        """Makes the pipe; OSError where that fails."""
+        self._path = ""
+        self._capacity = 0
         self._writer: RingWriter | None = None
         self._discard = False
         self._full_turns = 0
@@ -42,6 +38,11 @@ class Outlet:
             raise
         finally:
             os.close(write_end)
+
+    def assign(self, path: str, capacity: int) -> None:
+        """Says where the ring file will be, and how many bytes it keeps."""
+        self._path = path
+        self._capacity = capacity
 
     def started(self) -> None:
         """The job has its end now; ours goes."""

@@ -21,8 +21,8 @@ SIZE = 4096  # bytes: one block, which every file system writes in place
 class RecordFile:
     """The writing side, open as long as the job's process lives."""
 
-    def __init__(self, directory: Path) -> None:
-        self._fd = os.open(directory / NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def __init__(self, directory: str) -> None:
+        self._fd = os.open(f"{directory}/{NAME}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(self._fd, b"\n" * SIZE, 0)
         except OSError:

@@ -7,17 +7,15 @@ import errno
 import logging
 import os
 import resource
-import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from jobfs.model import STREAMS
 from jobfs.processes import all_processes, boot_id, members, read_process
+from jobfs.supervisor.berth import Berth
 from jobfs.supervisor.launch import Descriptors, Launcher, read_report
 from jobfs.supervisor.outlet import Outlet
-from jobfs.supervisor.record import RecordFile
-from jobfs.supervisor.signals import NoGroupSignals, signal_group, signal_processes
+from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +31,8 @@ log = logging.getLogger(__name__)
 EXEC_PATIENCE = 1.0
 # How often a full disk is asked whether there is room again, in seconds.
 STALL_RETRY = 0.25
+# Seconds after which a process is looked at for the first time.
+_SETTLING = 0.05
 # Characters that a reason may take of the record's one block.
 _REASON = 400
 
@@ -40,13 +40,13 @@ _REASON = 400
 class Child:
     """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
 
-    def __init__(self, job: int, directory: Path, order: SpawnOrder) -> None:
+    def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
+        """Takes `berth`; OSError where that fails."""
+        berth.take(job, order["limit"])
         self.job = job
-        self.directory = directory
+        self.berth = berth
         self.grace = order["grace"]
         self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
-        self.record_file = RecordFile(directory)
-        self.outlets: dict[str, Outlet] = {}
         self.pidfd = -1
         self.executed = False
         self.ending = False
@@ -55,14 +55,24 @@ class Child:
         self.queued_signals: list[int] = []
         self.birth: _Birth | None = None
         self.timeout: Timer | None = None
+        self.identify: Timer | None = None
         self.kill: Timer | None = None  # the end of the grace period
         self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
 
     def cancel_timers(self) -> None:
         """Nothing more is to happen by itself."""
-        for timer in (self.timeout, self.kill, *self.retries.values()):
+        for timer in (self.timeout, self.kill, self.identify, *self.retries.values()):
             if timer is not None:
                 timer.cancel()
+
+    @property
+    def outlets(self) -> dict[str, Outlet]:
+        """Its output pipes."""
+        return self.berth.outlets
+
+    def write_record(self) -> None:
+        """Writes down what is known now."""
+        self.berth.record_file.write(self.record)
 
     @property
     def pid(self) -> int:
@@ -85,6 +95,7 @@ class Supervisor:
         self._loop = loop
         self._jobs = jobs
         self._launcher = Launcher(open_files)
+        self._spare: Berth | None = None
         self._tell = tell
         self._boot_id = boot_id()
         self._children: dict[int, Child] = {}  # by job
@@ -105,6 +116,12 @@ class Supervisor:
         """Whether nothing is left to be watched: no child, no pipe, no deadline."""
         return not self._children and not _has_children()
 
+    def close(self) -> None:
+        """Gives back what was made for a job that never came."""
+        if self._spare is not None:
+            self._spare.discard()
+            self._spare = None
+
     def handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
         """Does what `request` asks and answers through `reply`, at once or when it is known.
 
@@ -123,21 +140,14 @@ class Supervisor:
 
     def _spawn(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
         job, order = request["id"], request["order"]
-        place = self._jobs / str(job)
-        place.mkdir(mode=0o700)
+        berth, self._spare = self._spare or Berth(self._jobs), None
+        self._loop.after(0, self._make_spare)
         try:
-            child = Child(job, place, order)
-            try:
-                for name in STREAMS:
-                    child.outlets[name] = Outlet(place / name, order["limit"])
-                launched = self._launcher.launch(
-                    order, Descriptors(child.outlets["stdout"].job_end, child.outlets["stderr"].job_end, directory)
-                )
-            except OSError:
-                self._dismantle(child)
-                raise
+            child = Child(job, berth, order)
+            to = Descriptors(child.outlets["stdout"].job_end, child.outlets["stderr"].job_end, directory)
+            launched = self._launcher.launch(order, to)
         except OSError:
-            shutil.rmtree(place, ignore_errors=True)
+            berth.discard()
             raise
         self._born(child, launched.pid, order)
         if launched.report is None:
@@ -146,24 +156,37 @@ class Supervisor:
         else:
             child.birth = _Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
 
+    def _make_spare(self) -> None:
+        with contextlib.suppress(OSError):  # the spawn that needs it will say so
+            self._spare = self._spare or Berth(self._jobs)
+
     def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
         child.pidfd = os.pidfd_open(pid)
-        process = read_process(pid)
         child.record |= {
             "pid": pid,
-            "start_time": process.start if process else 0,
             "boot_id": self._boot_id,
             "started_at": time.time(),
             "started_clock": time.monotonic(),
         }
-        child.record_file.write(child.record)
+        child.write_record()
         self._children[child.job] = child
         self._by_pid[pid] = child
+        child.identify = self._loop.after(_SETTLING, lambda: self._identify(child))
         for name, outlet in child.outlets.items():
             outlet.started()
             self._watch_outlet(child, name)
         if order["timeout"] is not None:
             child.timeout = self._loop.after(order["timeout"], lambda: self._time_out(child, order["timeout"]))
+
+    def _identify(self, child: Child) -> None:
+        """Notes when the process was started, by which another supervisor could know it again.
+
+        Not at once: reading it from a process amid its exec waits for that, and a job that is over by now needs none.
+        """
+        process = read_process(child.pid)
+        if process is not None:
+            child.record["start_time"] = process.start
+            child.write_record()
 
     def _executed(self, child: Child) -> None:
         child.executed = True
@@ -180,15 +203,13 @@ class Supervisor:
             return
         self._remove_child(child)
         self._dismantle(child)
-        shutil.rmtree(child.directory, ignore_errors=True)
 
     def _dismantle(self, child: Child) -> None:
         for outlet in child.outlets.values():
             self._close_outlet(outlet)
         child.cancel_timers()
-        child.record_file.close()
-        if child.pidfd >= 0:
-            os.close(child.pidfd)
+        os.close(child.pidfd)
+        child.berth.discard()
 
     def _remove_child(self, child: Child) -> None:
         del self._children[child.job]
@@ -231,7 +252,7 @@ class Supervisor:
 
     def _closed(self, child: Child) -> None:
         if child.ended:
-            self._tell({"news": "closed", "record": child.record, "id": child.job})
+            self._tell({"news": "closed", "record": self._described(child), "id": child.job})
             self._settle(child)
 
     # Reaping
@@ -247,28 +268,38 @@ class Supervisor:
                 return
             child = self._by_pid.get(pid)
             if child is None:
-                continue  # something that a job left behind
+                self._remains_ended()
+                continue
             if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
                 self._stopped_or_continued(child, stopped=os.WIFSTOPPED(status))
-                continue
-            if child.birth is not None:
-                child.birth.reported()  # what it said before it ended counts first
-                if child.job not in self._children:
-                    continue  # it never ran, and the spawn was answered so
-            del self._by_pid[pid]
-            child.wait_status = status
-            if child.timeout is not None:
-                child.timeout.cancel()
-            child.record |= {
-                "ended_at": time.time(),
-                "elapsed": time.monotonic() - child.record["started_clock"],
-                "cpu_user_s": usage.ru_utime,
-                "cpu_system_s": usage.ru_stime,
-            }
-            # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
-            if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-                child.record["max_rss_bytes"] = usage.ru_maxrss * 1024
-            self._try_to_finish(child)
+            else:
+                self._exited(child, status, usage)
+
+    def _exited(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
+        if child.birth is not None:
+            child.birth.reported()  # what it said before it ended counts first
+            if child.job not in self._children:
+                return  # it never ran, and the spawn was answered so
+        del self._by_pid[child.pid]
+        child.wait_status = status
+        for timer in (child.timeout, child.identify):
+            if timer is not None:
+                timer.cancel()
+        child.record |= {
+            "ended_at": time.time(),
+            "elapsed": time.monotonic() - child.record["started_clock"],
+            "cpu_user_s": usage.ru_utime,
+            "cpu_system_s": usage.ru_stime,
+        }
+        # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
+        if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+            child.record["max_rss_bytes"] = usage.ru_maxrss * 1024
+        self._try_to_finish(child)
+
+    def _remains_ended(self) -> None:
+        """Something that a job left behind has ended, perhaps the last of a group that was to be killed."""
+        for child in [child for child in self._children.values() if child.ended]:
+            self._settle(child)
 
     def _stopped_or_continued(self, child: Child, *, stopped: bool) -> None:
         if child.record["stopped"] != stopped:
@@ -284,7 +315,7 @@ class Supervisor:
         assert child.wait_status is not None
         child.record["wait_status"] = child.wait_status
         child.ended = True
-        child.record_file.write(child.record)
+        child.write_record()
         self._unread[child.job] = child.record
         self._tell({"news": "ended", "id": child.job, "record": self._described(child)})
         self._settle(child)
@@ -303,9 +334,11 @@ class Supervisor:
 
     def _settle(self, child: Child) -> None:
         """Lets go of a job that has ended and of which nothing is left to do."""
+        if child.kill is not None and child.kill.pending and child.ended and not group_lives(child.pidfd):
+            child.kill.cancel()
         if child.ended and not child.open_streams and (child.kill is None or not child.kill.pending):
             del self._children[child.job]
-            child.record_file.close()
+            child.berth.record_file.close()
             os.close(child.pidfd)
 
     # Signals and ends

@@ -33,6 +33,17 @@ def signal_group(leader: int, number: int) -> None:
         raise
 
 
+def group_lives(leader: int) -> bool:
+    """Whether anybody is left in the group led by the process of pidfd `leader`; True where that cannot be told."""
+    try:
+        signal.pidfd_send_signal(leader, 0, None, _TO_GROUP)
+    except ProcessLookupError:
+        return False
+    except OSError:  # EPERM: somebody of another user; EINVAL: a kernel older than Linux 6.9
+        return True
+    return True
+
+
 def signal_processes(processes: Iterable[Process], number: int) -> int:
     """Signals each of `processes` that is still who it was; gives how many that were."""
     reached = 0

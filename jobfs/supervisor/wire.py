@@ -13,6 +13,7 @@ from typing import TypedDict, cast
 
 PROTOCOL = 1
 MAX_FRAME = 64 * 1024 * 1024  # bytes; a spawn holds a command line and an environment, which execve bounds far below
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # kept: making one costs as much as a message
 _LENGTH = struct.Struct("<I")
 
 
@@ -85,7 +86,7 @@ class ProtocolError(Exception):
 
 def encode_frame(message: Message) -> bytes:
     """One message as it travels."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = _ENCODER.encode(message).encode("ascii")
     return _LENGTH.pack(len(body)) + body
 
 

@@ -1,0 +1,226 @@
+"""A real engine for tests: its own state, its own supervisor process, and proof at the end that nothing is left.
+
+Waiting is for what the engine tells, never for time; a deadline only bounds what hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from jobfs.engines.base import Closed, Ended, News, Started
+from jobfs.engines.local import LocalEngine
+from jobfs.errors import JobfsError
+from jobfs.model import JobSpec
+from jobfs.states import Event
+from jobfs.supervisor import ADDRESS, JOBS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+PATIENCE = 30.0  # seconds until a wait is given up
+_LOOK_AGAIN = 0.005  # seconds between looks at what cannot be waited for
+
+T = TypeVar("T")
+N = TypeVar("N", bound=News)
+
+
+class Workshop:
+    """One state directory and the engine on it. `news`: all that was told, in order."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.news: list[News] = []
+        self.engine = LocalEngine(state)
+        self.supervisors: set[int] = set()
+        self._told = trio.Event()
+        self._ids = iter(range(1, 1 << 30))
+        self._mark = f"JOBFS_TEST={state}"
+
+    # Coming and going
+
+    @asynccontextmanager
+    async def attached(self, *alive: int) -> AsyncIterator[list[News]]:
+        """A daemon is there, for which the jobs `alive` are alive; gives what it learns of them."""
+        self.engine = LocalEngine(self.state)
+        handles = {news.job: news.handle for news in self.news if isinstance(news, Started)}
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.engine.run)
+            learned = await self.engine.attach({job: handles.get(job) for job in alive}, self._take)
+            self.supervisors.add(self.supervisor)
+            yield learned
+            nursery.cancel_scope.cancel()
+
+    @property
+    def supervisor(self) -> int:
+        """The supervisor's process number."""
+        return int(json.loads((self.state / ADDRESS).read_text(encoding="utf-8"))["pid"])
+
+    async def finish(self) -> None:
+        """Kills what still runs; AssertionError unless jobs and supervisors are all gone by then."""
+        jobs = self._marked()
+        while jobs:
+            for pid in jobs:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            jobs = self._marked()
+        for pid in self.supervisors:
+            assert await ended(pid), f"the supervisor {pid} does not end although nothing is left to do"
+
+    def _marked(self) -> list[int]:
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._mark in environment_of(pid)]
+
+    # Jobs
+
+    def spec(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> JobSpec:
+        """A job to be spawned, marked as this test's."""
+        path = os.environ["PATH"]
+        base = {"directory": "/", "environment": f"PATH={path}\0{self._mark}\0"}
+        return JobSpec(cmd, argv, **{**base, **options})  # type: ignore[arg-type]
+
+    async def spawn(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> int:
+        """Spawns and gives the job's id; `Started` has been told by then."""
+        job = next(self._ids)
+        spec = self.spec(cmd, argv=argv, **options)
+        directory = os.open(spec.directory, os.O_PATH | os.O_CLOEXEC)
+        try:
+            await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory)
+        finally:
+            os.close(directory)
+        return job
+
+    async def run(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> int:
+        """Spawns and waits for the end; gives the id."""
+        job = await self.spawn(cmd, argv=argv, **options)
+        await self.ended(job)
+        return job
+
+    async def output(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> str:
+        """What a job writes to its stdout, from its beginning to its end."""
+        return self.read(await self.run(cmd, argv=argv, **options)).decode()
+
+    def started(self, job: int) -> Started:
+        """What was told when the job was started."""
+        return next(news for news in self.news if isinstance(news, Started) and news.job == job)
+
+    async def signal(self, job: int, number: int) -> None:
+        """Signals a job."""
+        await self.engine.signal(job, self.started(job).handle, number)
+
+    async def end(self, job: int, grace: float = 5.0) -> None:
+        """Ends a job."""
+        await self.engine.end(job, self.started(job).handle, grace)
+
+    def read(self, job: int, stream: str = "stdout") -> bytes:
+        """All that is retained of a stream now."""
+        reader = self.engine.open_stream(job, stream)
+        if reader is None:
+            return b""
+        with reader:
+            state = reader.snapshot()
+            return reader.read(state.start, state.retained)
+
+    # Waiting
+
+    def _take(self, news: News) -> None:
+        self.news.append(news)
+        self._told.set()
+        self._told = trio.Event()
+
+    async def told(self, kind: type[N], job: int, holds: Callable[[N], bool] = lambda _: True) -> N:
+        """Waits until news of that kind was told of a job, and gives it."""
+        with trio.fail_after(PATIENCE):
+            while True:
+                for news in self.news:
+                    if isinstance(news, kind) and news.job == job and holds(news):
+                        return news
+                await self._told.wait()
+
+    async def ended(self, job: int) -> Ended:
+        """Waits for the job's end, and gives it."""
+        return await self.told(Ended, job)
+
+    async def closed(self, job: int) -> None:
+        """Waits until nobody holds the job's pipes any more."""
+        if (await self.ended(job)).open_streams:
+            await self.told(Closed, job, lambda news: not news.open_streams)
+
+    async def says(self, job: int, text: bytes, stream: str = "stdout") -> None:
+        """Waits until the job has written something that ends with `text`."""
+        await until(lambda: self.read(job, stream), lambda said: said.endswith(text))
+
+
+async def until(look: Callable[[], T], holds: Callable[[T], object] = bool) -> T:
+    """Looks until what is seen `holds`, and gives it."""
+    with trio.fail_after(PATIENCE):
+        while not holds(seen := look()):
+            await trio.sleep(_LOOK_AGAIN)
+        return seen
+
+
+async def ended(pid: int) -> bool:
+    """Waits until a process has ended; False where it does not."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        with trio.move_on_after(PATIENCE):
+            await trio.lowlevel.wait_readable(pidfd)
+        with suppress(ChildProcessError):  # nobody else waits for our own
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        return bool(select.select([pidfd], [], [], 0)[0])
+    finally:
+        os.close(pidfd)
+
+
+def environment_of(pid: int) -> list[str]:
+    """The environment of a process, empty where it cannot be read or there is none."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
+    except OSError:
+        return []
+
+
+def status_of(news: Ended) -> str:
+    """How a job ended, as the contract's word."""
+    words = {Event.EXIT_ZERO: "done", Event.EXIT_NONZERO: "failed", Event.SIGNAL: "killed"}
+    return f"{words[news.event]}:{news.code}" if news.event in words else news.event.value
+
+
+async def error_of(attempt: Callable[[], object]) -> JobfsError:
+    """What an async `attempt` fails with; AssertionError where it does not."""
+    try:
+        await attempt()  # type: ignore[misc]
+    except JobfsError as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+@asynccontextmanager
+async def workshop() -> AsyncIterator[Workshop]:
+    """A workshop in a place of its own, of which nothing is left afterwards."""
+    # Short, for the socket's path is bounded, and private.
+    place = Path(tempfile.mkdtemp(prefix="jobfs-e-"))
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(place)
+    (place / JOBS).mkdir()
+    shop = Workshop(place)
+    try:
+        yield shop
+        await shop.finish()
+    finally:
+        if runtime is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = runtime
+        shutil.rmtree(place)
