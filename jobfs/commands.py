@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop
-from jobfs.errors import AccessDenied, BadCommand, JobAlive, JobEnded, LimitReached, LineTooLong, NotFound, SpawnFailed
+from jobfs.errors import (
+    AccessDenied,
+    BadCommand,
+    JobAlive,
+    JobEnded,
+    LimitReached,
+    LineTooLong,
+    NameTaken,
+    NotFound,
+    SpawnFailed,
+)
 from jobfs.model import DEFAULT_CAPACITY, JobSpec
 from jobfs.table import with_variables
 from jobfs.text import decode
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from jobfs.table import JobTable
 
 _ENVIRONMENT_MAX = 8 * 1024 * 1024  # bytes of an --env-file; execve takes less
+_FILE_READERS = trio.CapacityLimiter(8)  # threads that read them, of their own: some may hang for ever
 _FILE_PATIENCE = 5.0  # seconds that reading an --env-file may take
 
 
@@ -87,7 +98,7 @@ class Commands:
             cmd=command.cmd,
             argv=command.argv,
             directory=directory,
-            environment=with_variables(environment, dict(options.env)),
+            environment=with_variables(environment, dict(options.env)) if options.env else environment,
             name=options.name,
             cwd=options.cwd,
             umask=around.umask,
@@ -101,11 +112,17 @@ class Commands:
         return str((await self._start(spec, around.directory_fd)).id)
 
     async def _restart(self, jobs: list[Job], origin: Origin) -> str:
+        names: set[str] = set()
         for job in jobs:
             if not job.ended:
                 msg = f"job {job.id} is {job.status.word}: only one that has ended can be restarted"
                 raise JobAlive(msg)
             self._table.check_name(job.spec.name)
+            if job.spec.name in names:
+                msg = f"the name {job.spec.name} is of two of these jobs, and only one can have it"
+                raise NameTaken(msg)
+            if job.spec.name is not None:
+                names.add(job.spec.name)
         specs = [replace(job.spec, writer=origin.writer) for job in jobs]
         return " ".join([str((await self._start(spec, None)).id) for spec in specs])
 
@@ -133,10 +150,9 @@ def _directory(command: Spawn, around: Surroundings) -> str:
     if around.directory is not None:
         return around.directory
     options = command.options
-    if options.cwd is not None and all(
-        path is None or path.startswith("/") or path in ("none", "pipe")
-        for path in (options.cwd, options.stdin, options.env_file)
-    ):
+    stdin = None if options.stdin in ("none", "pipe") else options.stdin
+    paths = (path for path in (options.cwd, stdin, options.env_file) if path is not None)
+    if options.cwd is not None and all(path.startswith("/") for path in paths):
         return "/"
     if around.directory_removed:
         msg = "the writer's working directory was removed: give --cwd"
@@ -149,7 +165,7 @@ async def _read_environment(path: Path) -> str:
     """The entries of a file as `env -0` writes it, read in a thread: it may be a file of this very mount, or hang."""
     with trio.move_on_after(_FILE_PATIENCE):
         try:
-            raw = await trio.to_thread.run_sync(_read_file, path, abandon_on_cancel=True)
+            raw = await trio.to_thread.run_sync(_read_file, path, abandon_on_cancel=True, limiter=_FILE_READERS)
         except OSError as error:
             msg = f"cannot read --env-file {path}: {error.strerror}"
             raise SpawnFailed(msg, error.errno or errno.EIO) from error
@@ -164,9 +180,9 @@ async def _read_environment(path: Path) -> str:
 
 
 def _read_file(path: Path) -> bytes:
-    # O_NONBLOCK: a FIFO that nobody writes to must not hold the command up.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(fd, "rb") as file:
+    # O_NONBLOCK: a FIFO that nobody writes to must not hold the command up. What one writes is waited for.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        os.set_blocking(file.fileno(), True)
         raw = file.read(_ENVIRONMENT_MAX + 1)
     if len(raw) > _ENVIRONMENT_MAX:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from jobfs.model import STREAMS, JobInfo, Usage
@@ -46,7 +47,8 @@ class StreamView:
     def freeze(self) -> None:
         """The job is removed: what files that are still open tell of it is what it was."""
         self.may_grow = False
-        _ = self.state
+        with suppress(OSError):  # no descriptor is left: a removal must not fail of that
+            _ = self.state
 
     def _release(self) -> None:
         if self._reader is not None:

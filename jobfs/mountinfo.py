@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_ESCAPES = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\"))
+_ESCAPE = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount: where, of which type and from what; `user` is the user that a FUSE mount belongs to."""
+    """One mount: where, of which type and from what; `user` is the user that a FUSE mount belongs to.
 
+    `id` is the mount's number, `device` that of its file system, major:minor, which all its mounts share.
+    """
+
+    id: int
+    device: str
     point: Path
     type: str
     source: str
@@ -21,7 +27,7 @@ class Mount:
 
 def parse(raw: bytes) -> list[Mount]:
     """The mounts of a mountinfo file, in its order: of two at one point, the later one is on top."""
-    return [_mount(line) for line in raw.splitlines()]
+    return [_mount(line) for line in raw.split(b"\n") if line]  # a carriage return may stand in a path, unescaped
 
 
 def mounts() -> list[Mount]:
@@ -33,10 +39,9 @@ def _mount(line: bytes) -> Mount:
     left, _, right = line.partition(b" - ")
     kind, source, options = right.split(b" ", 2)
     user = next((int(option[8:]) for option in options.split(b",") if option.startswith(b"user_id=")), None)
-    return Mount(Path(_unescape(left.split(b" ")[4])), os.fsdecode(kind), _unescape(source), user)
+    number, _, device, _, point = left.split(b" ")[:5]
+    return Mount(int(number), device.decode(), Path(_unescape(point)), os.fsdecode(kind), _unescape(source), user)
 
 
 def _unescape(field: bytes) -> str:
-    for escape, char in _ESCAPES:
-        field = field.replace(escape, char)
-    return os.fsdecode(field)
+    return os.fsdecode(_ESCAPE.sub(lambda escape: bytes([int(escape[1], 8)]), field))

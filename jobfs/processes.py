@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_ID_DIGITS = 18  # of an id; what has more is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,10 @@ def members(processes: Mapping[int, Process], leaders: Mapping[int, int], superv
     """Which living processes belong to which job.
 
     `leaders` maps the number of each job's first process to the job's id, the newest job last where a number came
-    again. A process belongs to the job whose session it is in, else to that of its nearest ancestor; one that left
-    both, a daemon, is recognised by the JOBFS_ID in its environment.
+    again. A process belongs to the job of its nearest ancestor. One whose ancestors have gone belongs to the job in
+    whose session it is, unless its environment names another one, for a session's number may have come again too; a
+    daemon, which left its session, belongs to the job that its JOBFS_ID names. Jobs that `leaders` does not have may be
+    in the answer too.
     """
     children: dict[int, list[Process]] = defaultdict(list)
     for process in processes.values():
@@ -79,17 +82,26 @@ def members(processes: Mapping[int, Process], leaders: Mapping[int, int], superv
     found: dict[int, list[Process]] = defaultdict(list)
     todo: list[tuple[Process, int | None]] = [(child, None) for child in children[supervisor]]
     while todo:
-        process, inherited = todo.pop()
-        owner = leaders.get(process.session, inherited)
-        if owner is None and not process.zombie:
-            owner = _named_in_environment(process.pid, leaders.values())
+        process, owner = todo.pop()
+        if owner is None:
+            owner = _owner(process, leaders)
         if owner is not None and not process.zombie:
             found[owner].append(process)
         todo.extend((child, owner) for child in children[process.pid])
     return found
 
 
-def _named_in_environment(pid: int, jobs: Collection[int]) -> int | None:
+def _owner(process: Process, leaders: Mapping[int, int]) -> int | None:
+    """The job of a process that has no ancestor but the supervisor; it may be one that was not asked for."""
+    in_session = leaders.get(process.session)
+    if process.zombie or process.pid in leaders:
+        return in_session
+    named = _named_in_environment(process.pid)
+    return in_session if named is None else named
+
+
+def _named_in_environment(pid: int) -> int | None:
+    """The job that the JOBFS_ID of a process names; None where it has none, or does not let us look."""
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -97,5 +109,5 @@ def _named_in_environment(pid: int, jobs: Collection[int]) -> int | None:
     for entry in raw.split(b"\0"):
         if entry.startswith(b"JOBFS_ID="):
             text = entry[len(b"JOBFS_ID=") :]
-            return int(text) if text.isdigit() and int(text) in jobs else None
+            return int(text) if text.isdigit() and len(text) <= _ID_DIGITS else None
     return None

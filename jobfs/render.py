@@ -57,7 +57,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds < 10:  # noqa: PLR2004 - below ten seconds a tenth matters
-        return f"{seconds:.1f}s"
+        return f"{int(seconds * 10) / 10:.1f}s"  # cut as all else is: rounded, 9.96 would be 10.0s
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

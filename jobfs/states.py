@@ -43,6 +43,7 @@ _ENDS = {
     Event.EXIT_ZERO: State.DONE,
     Event.EXIT_NONZERO: State.FAILED,
     Event.SIGNAL: State.KILLED,
+    Event.CANCEL: State.CANCELLED,  # its exec hung, so that it was taken for running, and then failed
     Event.LOSE: State.LOST,
 }
 

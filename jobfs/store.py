@@ -42,8 +42,13 @@ CREATE TABLE job (
     elapsed REAL,
     usage TEXT
 );
+CREATE TABLE holder (name TEXT PRIMARY KEY, job INTEGER NOT NULL);  -- the newest job that was given the name
 CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+
+# Bytes on the disk that are given up when it is full, so that jobs can be removed, which makes room: a deletion needs
+# some pages of the write-ahead log.
+_RESERVE = 256 * 1024
 
 
 class StateDamaged(MachineError):  # noqa: N818 - as its family
@@ -71,32 +76,44 @@ class Store:
     """The rows of one state directory. Every method raises StateFull or MachineError where SQLite can't."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reserve = path.with_name("reserve")
         self._db = _translated(lambda: sqlite3.connect(path, isolation_level=None))
         try:
             _translated(self._prepare)
+        except StateDamaged as error:
+            self._db.close()
+            raise StateDamaged(f"{path}: {error}") from error
         except MachineError:
             self._db.close()
             raise
 
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA:
+        if version > SCHEMA:  # looked at before anything is changed
             msg = f"the state is from a newer jobfs (schema {version}, this one knows {SCHEMA})"
             raise StateDamaged(msg)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
         if version == 0:
             self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
+        self._make_reserve()
 
     def close(self) -> None:
         """Leaves the state to the next one."""
         self._db.close()
 
     def jobs(self) -> Iterator[Row]:
-        """Every job, oldest first."""
-        for row in self._run("SELECT * FROM job ORDER BY id"):
-            yield _row(row)
+        """Every job, oldest first; StateDamaged where a row cannot be read."""
+        try:
+            # All at once: a damaged page is met while rows are fetched.
+            rows = _translated(lambda: self._db.execute("SELECT * FROM job ORDER BY id").fetchall())
+            yield from map(_row, rows)
+        except StateDamaged as error:
+            raise StateDamaged(f"{self._path}: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise StateDamaged(f"{self._path}: the state's database is damaged: a job makes no sense") from error
 
     def add(self, spec: JobSpec, created_at: float) -> int:
         """Stores a job that is queued; gives its id."""
@@ -133,8 +150,34 @@ class Store:
         )
 
     def remove(self, jobs: Iterable[int]) -> None:
-        """Forgets jobs, all or none."""
-        self._all_or_none("DELETE FROM job WHERE id=?", [(job,) for job in jobs])
+        """Forgets jobs, all or none; on a full disk too."""
+        gone: list[tuple[str | float | None, ...]] = [(job,) for job in jobs]
+        try:
+            self._all_or_none("DELETE FROM job WHERE id=?", gone)
+        except StateFull:
+            self._reserve.unlink(missing_ok=True)
+            self._all_or_none("DELETE FROM job WHERE id=?", gone)
+        self._make_reserve()
+
+    def holders(self) -> dict[str, int]:
+        """The newest job that was given each name, whether it is still there or not."""
+        return dict(self._run("SELECT name, job FROM holder").fetchall())
+
+    def hold(self, name: str, job: int) -> None:
+        """Notes that `job` is the newest that was given `name`."""
+        self._run("INSERT OR REPLACE INTO holder VALUES (?, ?)", name, job)
+
+    def release(self, names: Iterable[str]) -> None:
+        """Forgets who held these names: no job is left that was given them."""
+        self._all_or_none("DELETE FROM holder WHERE name=?", [(name,) for name in names])
+
+    def _make_reserve(self) -> None:
+        if self._reserve.exists():
+            return
+        try:
+            self._reserve.write_bytes(bytes(_RESERVE))
+        except OSError:  # there is no room for it yet; a part would be of no use
+            self._reserve.unlink(missing_ok=True)
 
     def _all_or_none(self, statement: str, values: list[tuple[str | float | None, ...]]) -> None:
         def execute() -> None:

@@ -130,14 +130,42 @@ class JobTable:
         """Takes up the jobs that are stored, and what has become of them meanwhile."""
         for row in self._store.jobs():
             self._admit(Job.from_row(row, self._engine.open_stream))
+        self._take_up_names()
         await self.attach_engine()
+        # Only now: which streams of ended jobs may still grow was the engine's to say. In the order of their ends.
+        self._ended_bytes.clear()
+        self._retained = 0
+        for job in sorted(filter(lambda job: job.ended, self._jobs.values()), key=lambda job: job.ended_at or 0.0):
+            self._note_retained(job)
+
+    def _take_up_names(self) -> None:
+        """A name is that of the newest job that was given it, or, where that one was removed, nobody's."""
+        holders = self._store.holders()
+        given = {job.spec.name for job in self._jobs.values()}
+        self._names = {name: self._jobs[job] for name, job in holders.items() if job in self._jobs}
+        self._store.release(holders.keys() - given)
 
     async def attach_engine(self) -> None:
         """Learns from the engine what has become of the jobs, and from now on takes its news."""
         alive = {job.id: job.handle for job in self._jobs.values() if not job.ended}
-        for news in await self._engine.attach(alive, self.take):
-            self.take(news)
-        strangers = [job for job in self._engine.known() if job not in self._jobs]
+        early: list[News] = []
+        answered = False
+
+        def tell(news: News) -> None:
+            # News may overtake the answer that they follow on from; of a job spawned meanwhile nothing stands in it.
+            if answered or news.job not in alive:
+                self.take(news)
+            else:
+                early.append(news)
+
+        try:
+            for news in await self._engine.attach(alive, tell):
+                self.take(news)
+        finally:
+            answered = True
+            for news in early:
+                self.take(news)
+        strangers = [job for job in self._engine.known() if job not in self._jobs and job not in self._starting]
         if strangers:
             log.info("removing the output of %d jobs that are not in the table", len(strangers))
             await self._engine.forget(strangers)
@@ -146,7 +174,8 @@ class JobTable:
     async def spawn(self, spec: JobSpec, environment: str, directory: int | None) -> Job:
         """Starts a job and gives it, running; nothing is changed where that fails."""
         self.check_name(spec.name)
-        job = Job(self._store.add(spec, time.time()), spec, time.time(), self._engine.open_stream)
+        now = time.time()  # once, so that the next mount tells the same
+        job = Job(self._store.add(spec, now), spec, now, self._engine.open_stream)
         self._starting[job.id] = job
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
@@ -198,12 +227,6 @@ class JobTable:
         """Puts an error of a command into `events`, for those whose shell shows only its number."""
         self._record("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})
 
-    def lose_all(self, reason: str) -> None:
-        """The engine has gone, and with it the knowledge of how what was alive will end."""
-        for job in [*self._jobs.values(), *self._starting.values()]:
-            if not job.ended and job.handle is not None:
-                self.take(Ended(job.id, Event.LOSE, None, time.time(), None, reason))
-
     async def keep_house(self) -> None:
         """Runs for ever: drops the oldest ended jobs past the bounds, and stores what could not be stored before."""
         while True:
@@ -213,7 +236,7 @@ class JobTable:
             try:
                 await self._store_ends()
                 await self._prune()
-            except MachineError as error:
+            except JobfsError as error:
                 log.warning("%s; trying again", error)
                 await trio.sleep(_STORE_RETRY)
                 self._wake.set()
@@ -245,7 +268,16 @@ class JobTable:
         elif (job := self._starting.pop(news.job, None)) is not None:
             job.start(news)
             self._admit(job)
+            if job.spec.name is not None:
+                self._name(job.spec.name, job)
             self._publish("started", {"id": job.id, "name": job.spec.name, "status": job.status.word})
+
+    def _name(self, name: str, job: Job) -> None:
+        self._names[name] = job
+        try:
+            self._store.hold(name, job.id)
+        except MachineError as error:
+            log.warning("after a restart job %d will not have its name: %s", job.id, error)
 
     def _happened(self, news: Stopped | Continued) -> None:
         job = self._jobs.get(news.job)
@@ -258,9 +290,9 @@ class JobTable:
         if job is None:
             return
         job.end(news)
+        self._unstored[job.id] = job
         self._publish("ended", self._standing(job))
         self._note_retained(job)
-        self._unstored[job.id] = job
         self._wake.set()
 
     def _closed(self, news: Closed) -> None:
@@ -277,11 +309,10 @@ class JobTable:
     # Keeping
 
     def _admit(self, job: Job) -> None:
+        late = bool(self._jobs) and job.id < next(reversed(self._jobs))
         self._jobs[job.id] = job
-        if job.spec.name is not None:
-            self._names[job.spec.name] = job
-        if job.ended:
-            self._note_retained(job)
+        if late:  # its exec took longer than a newer one's
+            self._jobs = dict(sorted(self._jobs.items()))
         self._changed()
         self.listed_at = self.changed_at
 
@@ -330,7 +361,11 @@ class JobTable:
             log.info("the ends of %d jobs are stored, and nobody is there to be told", len(ended))
 
     def _note_retained(self, job: Job) -> None:
-        retained = job.retained_bytes
+        try:
+            retained = job.retained_bytes
+        except OSError as error:  # no descriptor is left, for one
+            log.warning("the output of job %d cannot be looked at: %s", job.id, error)
+            retained = self._ended_bytes.get(job.id, 0)
         self._retained += retained - self._ended_bytes.get(job.id, 0)
         self._ended_bytes[job.id] = retained
 
@@ -355,5 +390,6 @@ def _handle(job: Job) -> str:
 
 def with_variables(environment: str, variables: Mapping[str, str]) -> str:
     """`environment` (NUL-terminated entries) with `variables` instead of what it had under their names."""
-    kept = [entry for entry in environment.split("\0") if entry and entry.partition("=")[0] not in variables]
-    return "".join(f"{entry}\0" for entry in [*kept, *(f"{name}={value}" for name, value in variables.items())])
+    starts = tuple(f"{name}=" for name in variables)
+    kept = [entry for entry in environment.split("\0") if entry and not entry.startswith(starts)]
+    return "\0".join([*kept, *(f"{name}={value}" for name, value in variables.items()), ""])

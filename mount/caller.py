@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jobfs.model import Surroundings, Writer
+from jobfs.mountinfo import parse
 from jobfs.text import decode
 
 if TYPE_CHECKING:
@@ -22,10 +24,33 @@ _WAITS_FOR_ANSWER = b"request_wait_answer"
 _AWAKE = b"0"
 _REMOVED = " (deleted)"
 # The lines of /proc/PID/status (proc(5)) that matter: name, umask, process, effective user.
-_STATUS = re.compile(rb"Name:\t(.*)\n(?:Umask:\t(\d+)\n)?(?:.*\n)*?Tgid:\t(\d+)\n(?:.*\n)*?Uid:\t\d+\t(\d+)")
-# How often to look for a writer before giving up. A look at the opener takes 10 µs, one at everybody some milliseconds.
-_LOOKS = 100
-_CHUNK = 1 << 20  # bytes; only an environment can be longer
+_STATUS = re.compile(
+    rb"Name:\t(.*)\n(?:Umask:\t(\d+)\n)?(?:.*\n)*?"
+    rb"Tgid:\t(\d+)\n(?:.*\n)*?Uid:\t\d+\t(\d+)"
+)
+# How often to look for a writer before giving up: first at the opener, which takes 10 µs, then at everybody as well,
+# which takes some milliseconds. On a busy machine a writer that is still awake needs our processor to fall asleep: so
+# there is a pause. An opener in another pid namespace has no number here, and a writer there will not be found.
+_QUICK_LOOKS = 20
+_LOOKS = 200
+_LOOKS_WITHOUT_OPENER = 3
+_LOOK_AGAIN = 0.001  # seconds
+_FDINFO = re.compile(rb"^(ino|mnt_id):\t(\d+)$", re.MULTILINE)  # /proc/PID/fdinfo (proc(5))
+_DESCRIPTORS = 1 << 30  # more than any process can have (proc(5), fs.nr_open); pointers are larger
+_CHUNK = 16384  # bytes; more would be mapped and unmapped for every read
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of this mount, by what /proc tells of those that processes have open: three numbers.
+
+    The mount may be seen in other places, under another number of its own, and other mounts of jobfs have files of the
+    same inode number: the device number of the file system tells them apart.
+    """
+
+    inode: int
+    mount: int
+    device: str
 
 
 @dataclass(slots=True)
@@ -51,22 +76,26 @@ class Caller:
             os.close(around.directory_fd)
 
 
-def find_writer(opener: int, inode: int) -> Caller:
-    """The process that waits in a write to the file `inode` of this mount, which the task `opener` opened.
+def find_writer(opener: int, file: File) -> Caller:
+    """The process that waits in a write to `file`, which the task `opener` opened.
 
     The kernel serialises the writers of a file, so at most one waits for an answer to a write on it. The opener is
     asked first, then everybody who has the file open. A writer whose request was taken at once may not be asleep yet:
     that is worth another look. If nobody is found, an unknown caller is the answer.
     """
-    for _ in range(_LOOKS):
+    for look in range(_LOOKS if opener else _LOOKS_WITHOUT_OPENER):
         place = _sleeps_in(opener) if opener else None
-        if place == _WAITS_FOR_ANSWER:
+        if place == _WAITS_FOR_ANSWER and not _waits_elsewhere(opener, file):
             return identify(opener)
-        if place != _AWAKE:
-            task = next(_tasks_with_file(inode), None)
+        # One that is awake is on its way to sleep, or busy with something else while another one writes.
+        if place != _AWAKE or look >= _QUICK_LOOKS:
+            task = next(_tasks_with_file(file), None)
             if task is not None:
                 return identify(task)
-        os.sched_yield()
+        if look < _QUICK_LOOKS:
+            os.sched_yield()
+        else:
+            time.sleep(_LOOK_AGAIN)
     return Caller(Writer(), None)
 
 
@@ -94,42 +123,58 @@ def session_of(task: int) -> int | None:
         return None
 
 
-def has_open(task: int, inode: int) -> bool:
-    """Whether the task's process has the file `inode` of this mount open.
-
-    /proc/PID/fdinfo tells the inode without asking the file system; another file system's file of the same number is
-    told apart by the name that its link has.
-    """
-    return any(True for _ in _descriptors(task, inode))
-
-
-def _descriptors(task: int, inode: int) -> Iterator[int]:
+def has_open(task: int, file: File) -> bool:
+    """Whether the task's process has `file` open; told by /proc, without asking the file system."""
     try:
         numbers = os.listdir(f"/proc/{task}/fd")
     except OSError:
-        return
-    for number in numbers:
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{task}/fd/{number}").endswith("/ctl") and _inode(task, number) == inode:
-                yield int(number)
+        return False
+    return any(_is_open_at(task, number, file) for number in numbers)
 
 
-def _inode(task: int, number: str) -> int | None:
-    for line in _read(f"/proc/{task}/fdinfo/{number}").splitlines():
-        if line.startswith(b"ino:"):
-            return int(line[4:])
-    return None
+def _is_open_at(task: int, number: str, file: File) -> bool:
+    try:
+        told = dict(_FDINFO.findall(_read(f"/proc/{task}/fdinfo/{number}")))
+    except OSError:  # closed, or no descriptor at all
+        return False
+    if told.get(b"ino") != b"%d" % file.inode:
+        return False
+    mount = int(told[b"mnt_id"])
+    return mount == file.mount or _device(task, mount) == file.device
 
 
-def _tasks_with_file(inode: int) -> Iterator[int]:
+def _device(task: int, number: int) -> str | None:
+    """The device number of a mount that the task sees, as in another mount namespace."""
+    try:
+        mounts = parse(_read(f"/proc/{task}/mountinfo"))
+    except OSError:
+        return None
+    return next((mount.device for mount in mounts if mount.id == number), None)
+
+
+def _tasks_with_file(file: File) -> Iterator[int]:
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
         try:
             tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
         except OSError:
             continue
         waiting = [task for task in tasks if _sleeps_in(task) == _WAITS_FOR_ANSWER]
-        if waiting and has_open(int(pid), inode):
-            yield from waiting
+        if waiting and has_open(int(pid), file):
+            yield from (task for task in waiting if not _waits_elsewhere(task, file))
+
+
+def _waits_elsewhere(task: int, file: File) -> bool:
+    """Whether a task that waits for a FUSE daemon surely does so in a system call on something else than `file`.
+
+    None of the call's arguments is a descriptor of the file then (proc(5), /proc/PID/syscall; not told where Yama's
+    ptrace_scope is 1).
+    """
+    try:
+        _, *arguments = _read(f"/proc/{task}/syscall").split()[:7]
+        numbers = {int(argument, 16) for argument in arguments}
+    except (OSError, ValueError):  # ValueError: it runs again
+        return False
+    return not any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)
 
 
 def _sleeps_in(task: int) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -15,9 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from jobfs import client
-from jobfs.errors import JobfsError
 from mount import mountpoint, state
-from mount.daemon import Options, detach, serve
+from mount.daemon import FORESEEN, Options, detach, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def mount_(directory: Path | None, state_: str | None, keep: int, keep_bytes: in
         if foreground:
             serve(options, lambda: click.echo(f"jobs are at {options.point}"))
             return
-    except (mountpoint.MountpointUnusable, state.StateUnusable, JobfsError, OSError) as error:
+    except FORESEEN as error:
         _fail(error)
     why_not = detach(lambda ready: serve(options, ready))
     if why_not is not None:
@@ -93,19 +93,21 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     served = state.serving(mountpoint.state_of(mount))
     supervisor = state.supervisor_of(mountpoint.state_of(mount)) if end_jobs else None
     try:
-        left = _end_all(client.Client(point)) if end_jobs else _alive(client.Client(point))
+        what_goes_on = _end_all(client.Client(point)) if end_jobs else _going_on(client.Client(point))
         mountpoint.unmount(point)
     except (mountpoint.MountpointUnusable, OSError) as error:
         _fail(error)
     if served is not None:
-        _wait_for_end(served.pid)
+        if served.alive:
+            _wait_for_end(served.pid)
         mountpoint.remove(served.made)
     if supervisor is not None:
         _wait_for_end(supervisor)
-    click.echo(f"{point} is unmounted; {_count(len(left), 'job')} {'goes' if len(left) == 1 else 'go'} on")
+    click.echo(f"{point} is unmounted; {what_goes_on}")
 
 
-@main.command()
+# What follows the command's first word is the command's, as for nohup(1).
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--name", metavar="NAME", help="A name for the job.")
 @click.option("--cwd", metavar="DIR", help="Where it runs.")
 @click.option("--env", metavar="K=V", multiple=True, help="A variable of its environment; may be repeated.")
@@ -211,8 +213,19 @@ def _alive(jobs: client.Client) -> list[client.Info]:
     return [info for info in jobs.infos() if info["status"] in _ALIVE or info["usage"]["lingering"]]
 
 
-def _end_all(jobs: client.Client) -> list[client.Info]:
-    """Ends all that runs, and gives what is left, which is nothing unless it is another user's."""
+def _going_on(jobs: client.Client) -> str:
+    """How many jobs an unmount leaves running, as a sentence."""
+    try:
+        number = len(_alive(jobs))
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        return "its daemon was gone already, and its jobs go on"
+    return _go_on(number)
+
+
+def _end_all(jobs: client.Client) -> str:
+    """Ends all that runs, and waits until it has; gives the sentence that says so."""
     deadline = time.monotonic() + _PATIENCE
     while left := _alive(jobs):
         for info in left:
@@ -221,7 +234,7 @@ def _end_all(jobs: client.Client) -> list[client.Info]:
         if time.monotonic() > deadline:
             _fail(f"{_count(len(left), 'job')} did not end: {', '.join(str(info['id']) for info in left)}")
         time.sleep(_LOOK_AGAIN)
-    return []
+    return _go_on(0)
 
 
 def _wait_for_end(pid: int) -> None:
@@ -234,6 +247,10 @@ def _wait_for_end(pid: int) -> None:
     os.close(process)
     if not ended:
         _fail(f"the mount is gone, but its process {pid} still runs")
+
+
+def _go_on(number: int) -> str:
+    return f"{_count(number, 'job')} {'goes' if number == 1 else 'go'} on"
 
 
 def _count(number: int, noun: str) -> str:

@@ -26,7 +26,7 @@ from jobfs.table import JobTable
 from mount import mountpoint, session
 from mount.notify import KernelFace
 from mount.operations import Operations
-from mount.state import Serving, StateDirectory
+from mount.state import StateDirectory, StateUnusable, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 EVENTS_CAPACITY = 1024 * 1024  # bytes of `events` that are kept
 _LOG_SIZE = 1024 * 1024  # bytes of one log file; one older one is kept
 _MAX_TASKS = 100_000  # requests that may wait at once; pyfuse3's 99 would freeze the mount
+# What keeps a daemon from serving and is told in a sentence, not by a traceback.
+FORESEEN = (mountpoint.MountpointUnusable, StateUnusable, JobfsError, OSError)
 _RESTART_PAUSE = 0.5  # seconds between attempts to have a supervisor again
 
 
@@ -80,7 +82,8 @@ def detach(serve_it: Callable[[Callable[[], None]], None]) -> str | None:
     except Exception as error:
         with suppress(OSError):  # it was ready: nobody waits any more
             os.write(writer, str(error).encode("utf-8", "replace"))
-        log.exception("the daemon ends")
+        expected = isinstance(error, FORESEEN)
+        log.error("the daemon ends: %s", error, exc_info=None if expected else error)  # noqa: TRY400
     finally:
         os._exit(status)
 
@@ -90,8 +93,11 @@ def serve(options: Options, ready: Callable[[], None]) -> None:
     state = StateDirectory(options.state)
     try:
         log_to(options.state / "log")
+        killed = serving(options.state)  # who ends by itself is announced no more
         made = mountpoint.prepare(options.point)
-        state.announce(Serving(os.getpid(), str(options.point), made))
+        if not made and killed is not None and killed.mountpoint == str(options.point):
+            made = killed.made  # and could not remove
+        state.announce(options.point, made)
         try:
             _raise_descriptor_limit()
             trio.run(_Daemon(options).run, ready)
@@ -151,6 +157,9 @@ class _Daemon:
         except RuntimeError as error:
             msg = f"mounting at {self._options.point} failed: is /dev/fuse there and may you use it?"
             raise mountpoint.MountpointUnusable(msg) from error
+        mount = mountpoint.mount_at(self._options.point)
+        if mount is not None:
+            operations.mounted_as = (mount.id, mount.device)
         try:
             await nursery.start(_unmount_on_signals)
             nursery.start_soon(_say_when_mounted, ready)
@@ -161,11 +170,10 @@ class _Daemon:
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
 
     async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
-        """Whenever the supervisor has gone, its jobs are lost and a new one is started."""
+        """Whenever the supervisor has gone, a new one is started; its records tell what has become of the jobs."""
         while True:
             await self._engine.gone.wait()
             log.error("the supervisor has gone")
-            self._table.lose_all("its supervisor ended before it")
             self._engine.gone = trio.Event()
             try:
                 await nursery.start(self._engine.run)

@@ -16,7 +16,7 @@ from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
 from jobfs.errors import JobfsError, NotPermitted
 from jobfs.stream import Evicted
-from mount.caller import Caller, find_writer, has_open
+from mount.caller import Caller, File, find_writer, has_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,23 +129,24 @@ class ControlHandle:
     """An open `ctl`: runs what is written, and gives the replies."""
 
     def __init__(
-        self, table: JobTable, commands: Commands, inode: int, opener: tuple[int, int], job: int | None
+        self, table: JobTable, commands: Commands, node: File, opener: tuple[int, int], job: int | None
     ) -> None:
         self._table = table
         self._commands = commands
-        self._inode = inode
+        self._node = node
         self._opener_task, self._opener_uid = opener
         self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
         self._last_writer: Caller | None = None
 
     async def read(self, offset: int, size: int) -> bytes:
-        """See `Handle`. What was not terminated is run first."""
-        await self._run_rest(self._file.finish)
+        """See `Handle`. What was not terminated is run first; its error is a reply as any other."""
+        with contextlib.suppress(JobfsError):
+            await self._run_rest(self._file.finish)
         return self._file.read(offset, size)
 
     async def write(self, offset: int, data: bytes) -> int:
         """See `Handle`. Runs the commands that `data` completes, in order, before it returns."""
-        caller = find_writer(self._opener_task, self._inode)
+        caller = find_writer(self._opener_task, self._node)
         try:
             self._check(caller)
             batch = self._file.receive(offset, data, caller)
@@ -159,7 +160,7 @@ class ControlHandle:
 
     async def flush(self) -> None:
         """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
-        if self._file.pending and not has_open(self._opener_task, self._inode):
+        if self._file.pending and not has_open(self._opener_task, self._node):
             await self._run_rest(self._file.finish_on_close)
 
     async def release(self) -> None:

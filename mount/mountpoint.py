@@ -74,7 +74,7 @@ def unmount(point: Path, *, lazy: bool = False) -> None:
     command = [helper, "-u", *(["-z"] if lazy else []), "--", str(point)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise MountpointUnusable(done.stderr.strip().removeprefix("fusermount3: ") or f"cannot unmount {point}")
+        raise MountpointUnusable(done.stderr.strip().removeprefix(f"{helper}: ") or f"cannot unmount {point}")
 
 
 def remove(made: list[str]) -> None:

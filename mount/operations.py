@@ -7,12 +7,14 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import pyfuse3
 
 from jobfs.text import encode
-from mount.caller import session_of
+from mount.caller import File, session_of
 from mount.errors import answered
 from mount.handles import ControlHandle, Handle, StdinHandle, StreamHandle, TextHandle
 from mount.tree import (
@@ -25,6 +27,7 @@ from mount.tree import (
     ROOT_BY_INODE,
     ROOT_BY_NAME,
     ROOT_FILES,
+    SLOTS,
     JobFile,
     Kind,
     RootFile,
@@ -34,7 +37,7 @@ from mount.tree import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from jobfs.commands import Commands
     from jobfs.job import Job, StreamView
@@ -48,8 +51,12 @@ ROOT_KEPT = 0.05
 _TEXT_KEPT = 0.1
 _TEXTS_MAX = 256  # rendered texts that are kept for that long
 _BLOCK = 512  # bytes that st_blocks counts in
-_READDIR_JOB = 64  # the cookie of a job's directory is its id times two, after those of the root's own files
+# Cookies of readdir(2). A file of the tables has its slot past the two dots; a job its id times two past all of these,
+# and its name the number after that.
+_DOT, _DOT_DOT = 1, 2
+_JOBS = SLOTS * 2
 Entry = RootFile | JobFile
+Listed = tuple[int, bytes, Callable[[], pyfuse3.EntryAttributes]]
 
 
 class Operations(pyfuse3.Operations):
@@ -65,6 +72,7 @@ class Operations(pyfuse3.Operations):
         self._events = events
         self._created_ns = int(created_at * 1e9)
         self._uid, self._gid = os.geteuid(), os.getegid()
+        self.mounted_as = (-1, "")  # the numbers of the mount and of its device, once it is there
         self._handles: dict[int, Handle] = {}
         self._held: dict[int, tuple[Job, int]] = {}  # jobs that open files hold: the job, and how many
         self._job_of_handle: dict[int, Job] = {}
@@ -127,40 +135,37 @@ class Operations(pyfuse3.Operations):
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See pyfuse3. A cookie says what comes before it, not how many: jobs come and go meanwhile."""
-        if fh == ROOT:
-            self._list_root(start_id, token)
-            return
-        job, _ = self._node(fh)
-        if job is not None:
-            for entry in JOB_FILES:
-                if entry.listed and entry.slot > start_id:
-                    attributes = self._job_file_attributes(job, entry)
-                    if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.slot):
-                        return
-
-    def _list_root(self, start: int, token: pyfuse3.ReaddirToken) -> None:
-        for entry in ROOT_FILES:
-            there = entry.kind is not Kind.LINK or self._table.last(None) is not None
-            if entry.slot > start and there:
-                attributes = self._root_file_attributes(entry)
-                if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.slot):
-                    return
-        ids = self._sorted_ids()
-        for number in ids[bisect.bisect_left(ids, (start - _READDIR_JOB) // 2) :]:
-            job = self._table.get(number)
-            if job is not None and not self._list_job(job, start, token):
+        for cookie, name, attributes in self._entries(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, attributes(), cookie):
                 return
 
-    def _list_job(self, job: Job, start: int, token: pyfuse3.ReaddirToken) -> bool:
-        cookie = _READDIR_JOB + job.id * 2
-        if cookie > start and not pyfuse3.readdir_reply(
-            token, str(job.id).encode("ascii"), self._directory_attributes(job), cookie
-        ):
-            return False
-        name = job.spec.name
-        if name is None or self._table.named(name) is not job or cookie + 1 <= start:
-            return True
-        return pyfuse3.readdir_reply(token, encode(name), self._name_attributes(job), cookie + 1)
+    def _entries(self, directory: int, start: int) -> Iterator[Listed]:
+        """What a directory lists past the cookie `start`; attributes are made when they are asked for."""
+        above = ROOT if directory == ROOT else directory
+        for cookie, name, inode in ((_DOT, b".", directory), (_DOT_DOT, b"..", above)):
+            if cookie > start:
+                yield cookie, name, partial(self._attributes, inode)
+        if directory == ROOT:
+            yield from self._root_entries(start)
+            return
+        job, _ = self._node(directory)
+        for entry in JOB_FILES:
+            if job is not None and entry.listed and _DOT_DOT + entry.slot > start:
+                yield _DOT_DOT + entry.slot, entry.name, partial(self._job_file_attributes, job, entry)
+
+    def _root_entries(self, start: int) -> Iterator[Listed]:
+        for entry in ROOT_FILES:
+            there = entry.kind is not Kind.LINK or self._table.last(None) is not None
+            if _DOT_DOT + entry.slot > start and there:
+                yield _DOT_DOT + entry.slot, entry.name, partial(self._root_file_attributes, entry)
+        ids = self._sorted_ids()
+        for number in ids[bisect.bisect_left(ids, (start - _JOBS) // 2) :]:
+            job = self._table.get(number)
+            cookie = _JOBS + number * 2
+            if job is not None and cookie > start:
+                yield cookie, str(number).encode("ascii"), partial(self._directory_attributes, job)
+            if job is not None and cookie + 1 > start and self._table.named(job.spec.name or "") is job:
+                yield cookie + 1, encode(job.spec.name or ""), partial(self._name_attributes, job)
 
     def _sorted_ids(self) -> list[int]:
         if self._ids[0] != self._table.version:
@@ -190,7 +195,8 @@ class Operations(pyfuse3.Operations):
     def _open(self, inode: int, job: Job | None, entry: Entry, opener: tuple[int, int]) -> Handle:
         match entry.kind:
             case Kind.CONTROL:
-                return ControlHandle(self._table, self._commands, inode, opener, None if job is None else job.id)
+                node = File(inode, *self.mounted_as)
+                return ControlHandle(self._table, self._commands, node, opener, None if job is None else job.id)
             case Kind.STREAM if job is None:
                 return StreamHandle(self._events.open)
             case Kind.STREAM:

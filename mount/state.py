@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 from jobfs.supervisor import ADDRESS, JOBS
 from jobfs.supervisor.launch import MountTable
@@ -32,6 +33,15 @@ class Serving:
     pid: int
     mountpoint: str
     made: list[str]
+    started_at: float = 0.0  # seconds since the epoch, as psutil tells it
+
+    @property
+    def alive(self) -> bool:
+        """Whether that process still runs; a number that another process has by now does not count."""
+        try:
+            return psutil.Process(self.pid).create_time() == self.started_at
+        except psutil.NoSuchProcess:
+            return False
 
 
 class StateDirectory:
@@ -52,8 +62,9 @@ class StateDirectory:
             msg = f"the state in {path} is being served already{where}"
             raise StateUnusable(msg) from None
 
-    def announce(self, who: Serving) -> None:
-        """Says who serves it, and where."""
+    def announce(self, mountpoint: Path, made: list[str]) -> None:
+        """Says that this process serves it, and where; `made` are the directories that it made for that."""
+        who = Serving(os.getpid(), str(mountpoint), made, psutil.Process().create_time())
         new = self.path / f"{_SERVING}.new"
         new.write_text(json.dumps(asdict(who)), encoding="utf-8")
         new.replace(self.path / _SERVING)

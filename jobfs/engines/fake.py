@@ -49,8 +49,8 @@ class FakeEngine:
         self._directory = directory
         self._tell: Callable[[News], None] | None = None
         self._failure: JobfsError | None = None
-        self._start = trio.Event()
-        self._start.set()
+        self._holds = False
+        self._held: dict[int, trio.Event] = {}
         self.jobs: dict[int, FakeJob] = {}
         self.signals: list[tuple[int, int]] = []
         self.ends: list[tuple[int, float]] = []
@@ -65,11 +65,14 @@ class FakeEngine:
 
     def hold(self) -> None:
         """From now on a job that is spawned waits for `start`."""
-        self._start = trio.Event()
+        self._holds = True
 
-    def start(self) -> None:
-        """The jobs that wait start, and later ones do not wait."""
-        self._start.set()
+    def start(self, *jobs: int) -> None:
+        """These of the jobs that wait start; where none is named all do, and later ones do not wait."""
+        if not jobs:
+            self._holds = False
+        for job in jobs or list(self._held):
+            self._held.pop(job).set()
 
     def disconnect(self) -> None:
         """Nobody listens any more, until the next `attach`."""
@@ -128,7 +131,9 @@ class FakeEngine:
 
     async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
         """See `Engine`."""
-        await self._start.wait()
+        if self._holds:
+            start = self._held[job] = trio.Event()
+            await start.wait()
         await self._asked()
         started = Started(job, time.time(), time.monotonic(), 1000 + job, f"fake {job}")
         self.jobs[job] = FakeJob(spec, environment, directory, started)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -21,11 +21,12 @@ import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
 from jobfs.errors import EngineGone, JobEnded, JobfsError, LimitReached, NotPermitted, SpawnFailed, StateFull
-from jobfs.model import Usage
+from jobfs.model import STREAMS, Usage
 from jobfs.processes import Process, all_processes, boot_id, members
 from jobfs.states import Event, ending
 from jobfs.stream import RingReader
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, job_file
+from jobfs.supervisor.record import NAME as RECORD
 from jobfs.supervisor.record import read_record
 from jobfs.supervisor.wire import PROTOCOL, FrameDecoder, ProtocolError, encode_frame
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_READ = 256 * 1024
+_READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
 # Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
@@ -49,13 +50,13 @@ class LocalEngine:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._jobs = state / JOBS
+        self._jobs = str(state / JOBS)
         self._socket: trio.socket.SocketType | None = None
         self._sending = trio.StrictFIFOLock()
         self._serial = 0
         self._waiting: dict[int, _Answer] = {}
         self._tell: Callable[[News], None] = lambda _: None
-        self._supervisor = 0
+        self._hello: Message = {}
         self._processes: tuple[float, dict[int, Process]] = (float("-inf"), {})
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
 
@@ -64,10 +65,8 @@ class LocalEngine:
     async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
         """See `Engine`. Needs `run` to be running already."""
         self._tell = tell
-        hello = await self._ask({"op": "hello"})
-        self._supervisor = hello["pid"]
-        if hello["protocol"] != PROTOCOL:
-            msg = f"the supervisor speaks protocol {hello['protocol']}, this jobfs speaks {PROTOCOL}"
+        if self._hello["protocol"] != PROTOCOL:
+            msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
             raise EngineGone(msg)
         records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
         news: list[News] = []
@@ -81,7 +80,7 @@ class LocalEngine:
 
     def _story_without_supervisor(self, job: int) -> list[News]:
         """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
-        record = read_record(self._jobs / str(job))
+        record = read_record(Path(job_file(self._jobs, job, RECORD)))
         if record is None or "pid" not in record:
             return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
         if "wait_status" in record:
@@ -91,9 +90,8 @@ class LocalEngine:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
-        self._socket = await _connect(self._state)
+        self._socket, self._hello, decoder = await _connect(self._state)
         task_status.started()
-        decoder = FrameDecoder()
         try:
             while data := await self._socket.recv(_READ):
                 for message in decoder.feed(data):
@@ -159,18 +157,18 @@ class LocalEngine:
 
     def known(self) -> Iterable[int]:
         """See `Engine`."""
-        return [int(name) for name in os.listdir(self._jobs) if name.isdigit()]
+        return {int(name.partition(".")[0]) for name in os.listdir(self._jobs) if name[0].isdigit()}
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
         gone = list(jobs)
         await self._ask({"op": "forget", "ids": gone})
-        await trio.to_thread.run_sync(_remove_trees, [self._jobs / str(job) for job in gone])
+        await trio.to_thread.run_sync(_remove_files, self._jobs, gone)
 
     def open_stream(self, job: int, name: str) -> RingReader | None:
         """See `Engine`."""
         try:
-            return RingReader.open(f"{self._jobs}/{job}/{name}")
+            return RingReader.open(job_file(self._jobs, job, name))
         except FileNotFoundError:
             return None
 
@@ -181,7 +179,7 @@ class LocalEngine:
             processes = all_processes()
             self._processes = (time.monotonic(), processes)
         leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
-        found = members(processes, leaders, self._supervisor)
+        found = members(processes, leaders, self._hello["pid"])
         return {job: _used(found.get(job, [])) for job in handles}
 
     async def _ask(self, request: Message, directory: int | None = None) -> Message:
@@ -213,8 +211,8 @@ class LocalEngine:
             sent = await self._socket.sendmsg([frame], ancillary)
             while sent < len(frame):
                 sent += await self._socket.send(memoryview(frame)[sent:])
-        except OSError as error:
-            msg = f"the supervisor does not listen: {error.strerror}"
+        except (OSError, trio.ClosedResourceError) as error:
+            msg = f"the supervisor does not listen: {error}"
             raise EngineGone(msg) from error
 
 
@@ -312,29 +310,42 @@ def _used(processes: list[Process]) -> Usage:
     )
 
 
-def _remove_trees(directories: list[Path]) -> None:
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+def _remove_files(jobs: str, gone: list[int]) -> None:
+    for job in gone:
+        for name in (RECORD, *STREAMS):
+            with contextlib.suppress(OSError):  # most have not written to both streams
+                os.unlink(job_file(jobs, job, name))
 
 
 # Finding or starting the supervisor
 
 
-async def _connect(state: Path) -> trio.socket.SocketType:
+async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, FrameDecoder]:
+    """A connection, what the supervisor said of itself, and the decoder of what follows."""
     with trio.move_on_after(_START_PATIENCE):
         while True:
             for address in _known_addresses(state):
                 sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
                 try:
                     await sock.connect(address)
-                except OSError:
+                    decoder = FrameDecoder()
+                    return sock, await _greet(sock, decoder), decoder
+                except (OSError, ProtocolError):
                     sock.close()
-                else:
-                    return sock
             if not await trio.to_thread.run_sync(_start, state):
                 await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
     msg = f"no supervisor can be started for {state}; see {state}/log"
     raise EngineGone(msg)
+
+
+async def _greet(sock: trio.socket.SocketType, decoder: FrameDecoder) -> Message:
+    """What a supervisor answers to a greeting; OSError where it was just about to end and never will."""
+    await sock.send(encode_frame({"op": "hello", "seq": 0}))
+    while data := await sock.recv(_READ):
+        for message in decoder.feed(data):
+            if "seq" in message:
+                return message
+    raise ConnectionResetError
 
 
 def _known_addresses(state: Path) -> list[str]:

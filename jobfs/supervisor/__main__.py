@@ -42,7 +42,7 @@ class Server:
         self._loop = loop
         self._listener = listener
         self._connections: set[Connection] = set()
-        self.supervisor = Supervisor(loop, state / JOBS, open_files, self._tell)
+        self.supervisor = Supervisor(loop, str(state / JOBS), open_files, self._tell)
         loop.watch(listener.fileno(), self._accept)
         self._may_end = False
         loop.after(_FIRST_CONNECTION, self._nobody_came)

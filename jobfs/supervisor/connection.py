@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_READ = 256 * 1024
+_READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 # A daemon that reads nothing for so long that this many bytes wait for it is let go; it can ask for the list again.
 _MAX_UNSENT = 64 * 1024 * 1024
 _CREDENTIALS = struct.Struct("iii")
@@ -65,6 +65,7 @@ class Connection:
             self._socket.close()
             for fd in self._descriptors:
                 os.close(fd)
+            self._descriptors.clear()
             self._on_close(self)
 
     def _flush(self) -> None:
@@ -89,11 +90,13 @@ class Connection:
 
     def _receive(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, _READ, 8, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _READ, 8)
         except BlockingIOError:
             return
         except OSError:
             data, descriptors = b"", []
+        for fd in descriptors:  # recv_fds of Python 3.11 loses its flags: MSG_CMSG_CLOEXEC is no help
+            os.set_inheritable(fd, False)  # noqa: FBT003 - the standard library's signature
         self._descriptors += descriptors
         if not data:
             self.close()
@@ -105,7 +108,8 @@ class Connection:
             self.close()
             return
         for message in messages:
-            self._dispatch(message)
+            if self._open:  # an answer to the one before may have found the daemon gone
+                self._dispatch(message)
 
     def _dispatch(self, message: Message) -> None:
         directory = self._descriptors.pop(0) if message.get("with_directory") and self._descriptors else None

@@ -1,4 +1,4 @@
-"""The record of one job: a file in the job's directory, allocated when the job is spawned.
+"""The record of one job: a file beside its output, allocated when the job is spawned.
 
 How the job ended overwrites it in place, so that a full disk cannot lose an end, and it stays until the job is removed.
 """
@@ -21,12 +21,14 @@ SIZE = 4096  # bytes: one block, which every file system writes in place
 class RecordFile:
     """The writing side, open as long as the job's process lives."""
 
-    def __init__(self, directory: str) -> None:
-        self._fd = os.open(f"{directory}/{NAME}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: str) -> None:
+        """Makes the file, or takes one that nobody needs; OSError where that fails, with nothing left behind."""
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(self._fd, b"\n" * SIZE, 0)
         except OSError:
             os.close(self._fd)
+            os.unlink(path)
             raise
 
     def write(self, record: JobRecord) -> None:
@@ -39,10 +41,10 @@ class RecordFile:
         os.close(self._fd)
 
 
-def read_record(directory: Path) -> JobRecord | None:
-    """The record in a job's directory; None where there is none or it was never filled in."""
+def read_record(path: Path) -> JobRecord | None:
+    """The record in a file; None where there is none or it was never filled in."""
     try:
-        raw = (directory / NAME).read_bytes()
+        raw = path.read_bytes()
     except OSError:
         return None
     try:

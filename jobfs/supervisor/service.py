@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from jobfs.processes import all_processes, boot_id, members, read_process
 from jobfs.supervisor.berth import Berth
-from jobfs.supervisor.launch import Descriptors, Launcher, read_report
+from jobfs.supervisor.launch import Descriptors, Launched, Launcher, read_report
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from jobfs.processes import Process
     from jobfs.supervisor.loop import Loop, Timer
@@ -33,6 +32,8 @@ EXEC_PATIENCE = 1.0
 STALL_RETRY = 0.25
 # Seconds after which a process is looked at for the first time.
 _SETTLING = 0.05
+# The number of no process that a session is led by.
+_NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 400
 
@@ -91,7 +92,7 @@ class Supervisor:
     Requests come through `handle`; what happens to jobs is told to `tell`, which never blocks.
     """
 
-    def __init__(self, loop: Loop, jobs: Path, open_files: tuple[int, int], tell: Callable[[Message], None]) -> None:
+    def __init__(self, loop: Loop, jobs: str, open_files: tuple[int, int], tell: Callable[[Message], None]) -> None:
         self._loop = loop
         self._jobs = jobs
         self._launcher = Launcher(open_files)
@@ -134,7 +135,10 @@ class Supervisor:
         try:
             operation(request, directory, reply)
         except OSError as error:
-            reply({"error": (error.errno or errno.EIO, error.strerror or str(error))})
+            reply({"error": (error.errno or errno.EIO, request["op"])})
+        except Exception:
+            log.exception("a request met an error of the supervisor itself")
+            reply({"error": (errno.EIO, request["op"])})  # for who asked waits
 
     # Spawning
 
@@ -149,7 +153,11 @@ class Supervisor:
         except OSError:
             berth.discard()
             raise
-        self._born(child, launched.pid, order)
+        try:
+            self._born(child, launched.pid, order)
+        except OSError:
+            self._abandon(child, launched)
+            raise
         if launched.report is None:
             self._executed(child)
             reply({"ok": True, "record": child.record})
@@ -161,6 +169,8 @@ class Supervisor:
             self._spare = self._spare or Berth(self._jobs)
 
     def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
+        for outlet in child.outlets.values():
+            outlet.started()  # first, so that there are descriptors for what follows
         child.pidfd = os.pidfd_open(pid)
         child.record |= {
             "pid": pid,
@@ -172,11 +182,20 @@ class Supervisor:
         self._children[child.job] = child
         self._by_pid[pid] = child
         child.identify = self._loop.after(_SETTLING, lambda: self._identify(child))
-        for name, outlet in child.outlets.items():
-            outlet.started()
+        for name in child.outlets:
             self._watch_outlet(child, name)
         if order["timeout"] is not None:
             child.timeout = self._loop.after(order["timeout"], lambda: self._time_out(child, order["timeout"]))
+
+    def _abandon(self, child: Child, launched: Launched) -> None:
+        """It runs and cannot be watched: it must not run. Until it is reaped, its number is its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(launched.pid, signal.SIGKILL)
+        if launched.report is not None:
+            os.close(launched.report)
+        self._children.pop(child.job, None)
+        self._by_pid.pop(launched.pid, None)
+        self._dismantle(child)
 
     def _identify(self, child: Child) -> None:
         """Notes when the process was started, by which another supervisor could know it again.
@@ -208,7 +227,8 @@ class Supervisor:
         for outlet in child.outlets.values():
             self._close_outlet(outlet)
         child.cancel_timers()
-        os.close(child.pidfd)
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
         child.berth.discard()
 
     def _remove_child(self, child: Child) -> None:
@@ -323,10 +343,11 @@ class Supervisor:
     def _drain_what_waits(self, child: Child, name: str) -> None:
         outlet = child.outlets[name]
         left = outlet.waiting()
-        while left > 0 and not outlet.stalled:
-            left -= outlet.drain()
-        if left <= 0:
-            outlet.drain()  # so that the end of the pipe is known at once
+        while left > 0 and not outlet.stalled and (moved := outlet.drain()):
+            left -= moved
+        # So that the end of the pipe is known at once. Less may be there than was told: a descendant can read it too.
+        if not outlet.stalled:
+            outlet.drain()
         if outlet.at_end:
             self._close_outlet(outlet)
         elif outlet.stalled and (name not in child.retries or not child.retries[name].pending):
@@ -366,8 +387,12 @@ class Supervisor:
             signal_processes(group, number)
 
     def _members(self, job: int, leader: int) -> list[Process]:
-        leaders = {leader: job} | {child.pid: child.job for child in self._children.values() if not child.ended}
-        return members(all_processes(), leaders, os.getpid()).get(job, [])
+        """What is left of an ended job, or all of one that is alive."""
+        processes = all_processes()
+        # The leader of an ended job is gone: who has its number now is a stranger, and so is who is in its session.
+        leaders = {_NOBODY if leader in processes else leader: job}
+        leaders |= {child.pid: child.job for child in self._children.values() if not child.ended}
+        return members(processes, leaders, os.getpid()).get(job, [])
 
     def _end(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
         child = self._children.get(request["id"])
@@ -383,17 +408,18 @@ class Supervisor:
             self._end_child(child)
 
     def _end_child(self, child: Child) -> None:
-        child.ending = True
         if child.executed:
             self._signal_group(child, signal.SIGTERM)
             with contextlib.suppress(ProcessLookupError):  # SIGTERM was enough
                 self._signal_group(child, signal.SIGCONT)
         else:
             child.queued_signals += [signal.SIGTERM, signal.SIGCONT]
+        child.ending = True
         child.kill = self._loop.after(child.grace, lambda: self._grace_over(child))
 
     def _grace_over(self, child: Child) -> None:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left
+        # ProcessLookupError: nobody is left; PermissionError: those who are left are another user's by now (setuid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if child.executed:
                 self._signal_group(child, signal.SIGKILL)
             else:

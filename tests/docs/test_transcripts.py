@@ -53,11 +53,11 @@ def shell(place: Mounted) -> Iterator[Shell]:
 @pytest.mark.mount
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
 def test_document_shows_what_happens(document: str, place: Mounted, shell: Shell) -> None:
-    """Each command of the document does and shows what the document says, and at its end nothing is left running."""
+    """Each command of the document does and shows what the document says, and at its end nothing is left."""
     for step in steps((REPOSITORY / document).read_text()):
         shell.follow(step)
         place.note_processes()
-    assert not place.is_mounted
+    assert not place.path.exists()
 
 
 def test_transcript_is_read_as_commands_and_what_they_show() -> None:

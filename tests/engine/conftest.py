@@ -22,6 +22,5 @@ async def bare() -> AsyncIterator[Workshop]:
 @pytest.fixture
 async def shop() -> AsyncIterator[Workshop]:
     """An engine with a daemon attached."""
-    async with workshop() as it:
-        async with it.attached():
-            yield it
+    async with workshop() as it, it.attached():
+        yield it

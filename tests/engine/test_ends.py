@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jobfs.engines.base import Continued, Ended, Stopped
-from tests.engine.workshop import Workshop, status_of, until
+from tests.engine.workshop import Workshop, status_of
 
 MIB = 1024 * 1024
 
@@ -80,17 +80,18 @@ async def test_a_descendant_that_reads_the_pipe_holds_up_nothing(shop: Workshop)
 
 async def test_output_of_descendants_is_captured_after_the_end(shop: Workshop) -> None:
     """As long as a descendant holds the pipe, what it writes is the job's."""
-    job = await shop.spawn("(read go < $FIFO; echo late) & echo early", environment=fifo_environment(shop))
+    job = await shop.spawn("(read go < $FIFO; echo late) & echo early", environment=shop.fifo())
     await shop.ended(job)
     assert b"early\n" == shop.read(job)
-    await until(lambda: open_fifo(shop))
+    await shop.go()
     await shop.closed(job)
     assert b"early\nlate\n" == shop.read(job)
 
 
 async def test_stop_and_continue_are_told(shop: Workshop) -> None:
     """What stops and continues the job is told, whoever sent it."""
-    job = await shop.spawn("sleep 1000")
+    # exec: a shell that waits in vfork(2) for a child that is stopped amid its exec is not stopped itself.
+    job = await shop.spawn("exec sleep 1000")
     await shop.signal(job, signal.SIGSTOP)
     await shop.told(Stopped, job)
     await shop.signal(job, signal.SIGCONT)
@@ -101,7 +102,7 @@ async def test_stop_and_continue_are_told(shop: Workshop) -> None:
 
 async def test_a_stopped_job_can_be_ended(shop: Workshop) -> None:
     """Ending continues what is stopped, so that it can heed SIGTERM."""
-    job = await shop.spawn('trap "exit 7" TERM; echo ready; while :; do sleep 0.01; done')
+    job = await shop.spawn('trap "exit 7" TERM; echo ready; while :; do :; done')
     await shop.says(job, b"ready\n")
     await shop.signal(job, signal.SIGSTOP)
     await shop.told(Stopped, job)
@@ -125,24 +126,3 @@ async def test_a_timeout_that_the_job_does_not_reach_says_nothing(shop: Workshop
     """A job that ends by itself has no reason."""
     end: Ended = await shop.ended(await shop.spawn("true", timeout=1000))
     assert ("done:0", None) == (status_of(end), end.reason)
-
-
-def fifo_environment(shop: Workshop) -> str:
-    """An environment whose FIFO names one in the workshop, which is made."""
-    import os  # noqa: PLC0415
-
-    os.mkfifo(shop.state / "fifo")
-    return f"{shop.spec('').environment}FIFO={shop.state}/fifo\0"
-
-
-def open_fifo(shop: Workshop) -> bool:
-    """Writes a line to that FIFO, once somebody reads it; False until then."""
-    import os  # noqa: PLC0415
-
-    try:
-        fd = os.open(shop.state / "fifo", os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    os.write(fd, b"go\n")
-    os.close(fd)
-    return True

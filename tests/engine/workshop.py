@@ -12,8 +12,9 @@ import shutil
 import signal
 import tempfile
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import trio
 
@@ -32,6 +33,21 @@ _LOOK_AGAIN = 0.005  # seconds between looks at what cannot be waited for
 
 T = TypeVar("T")
 N = TypeVar("N", bound=News)
+
+
+class Options(TypedDict, total=False):
+    """What a test may ask for beside a shell's command line: fields of `JobSpec`."""
+
+    argv: tuple[str, ...]
+    directory: str
+    environment: str
+    cwd: str
+    umask: int
+    stdin: str
+    limit: int
+    timeout: float
+    grace: float
+    nice: int
 
 
 class Workshop:
@@ -81,16 +97,20 @@ class Workshop:
 
     # Jobs
 
-    def spec(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> JobSpec:
-        """A job to be spawned, marked as this test's."""
-        path = os.environ["PATH"]
-        base = {"directory": "/", "environment": f"PATH={path}\0{self._mark}\0"}
-        return JobSpec(cmd, argv, **{**base, **options})  # type: ignore[arg-type]
+    @property
+    def environment(self) -> str:
+        """What a job has in its environment by default; it marks the job as this test's."""
+        return f"PATH={os.environ['PATH']}\0{self._mark}\0"
 
-    async def spawn(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> int:
+    def spec(self, cmd: str | None = None, **options: Unpack[Options]) -> JobSpec:
+        """A job to be spawned."""
+        base = JobSpec(cmd, None, "/", self.environment)
+        return replace(base, **options)
+
+    async def spawn(self, cmd: str | None = None, **options: Unpack[Options]) -> int:
         """Spawns and gives the job's id; `Started` has been told by then."""
         job = next(self._ids)
-        spec = self.spec(cmd, argv=argv, **options)
+        spec = self.spec(cmd, **options)
         directory = os.open(spec.directory, os.O_PATH | os.O_CLOEXEC)
         try:
             await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory)
@@ -98,15 +118,15 @@ class Workshop:
             os.close(directory)
         return job
 
-    async def run(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> int:
+    async def run(self, cmd: str | None = None, **options: Unpack[Options]) -> int:
         """Spawns and waits for the end; gives the id."""
-        job = await self.spawn(cmd, argv=argv, **options)
+        job = await self.spawn(cmd, **options)
         await self.ended(job)
         return job
 
-    async def output(self, cmd: str | None = None, *, argv: tuple[str, ...] | None = None, **options: object) -> str:
+    async def output(self, cmd: str | None = None, **options: Unpack[Options]) -> str:
         """What a job writes to its stdout, from its beginning to its end."""
-        return self.read(await self.run(cmd, argv=argv, **options)).decode()
+        return self.read(await self.run(cmd, **options)).decode()
 
     def started(self, job: int) -> Started:
         """What was told when the job was started."""
@@ -128,6 +148,27 @@ class Workshop:
         with reader:
             state = reader.snapshot()
             return reader.read(state.start, state.retained)
+
+    # A job that waits for the test to let it go
+
+    def fifo(self) -> str:
+        """Makes a FIFO that a job can wait at; gives an environment in which FIFO names it."""
+        os.mkfifo(self.state / "fifo")
+        return f"{self.environment}FIFO={self.state}/fifo\0"
+
+    async def go(self) -> None:
+        """Writes a line to the FIFO, once somebody reads it."""
+        await until(self._go)
+
+    def _go(self) -> bool:
+        try:
+            fd = os.open(self.state / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        with suppress(BrokenPipeError):  # opening it was all that the reader waited for
+            os.write(fd, b"go\n")
+        os.close(fd)
+        return True
 
     # Waiting
 
@@ -162,7 +203,7 @@ class Workshop:
 async def until(look: Callable[[], T], holds: Callable[[T], object] = bool) -> T:
     """Looks until what is seen `holds`, and gives it."""
     with trio.fail_after(PATIENCE):
-        while not holds(seen := look()):
+        while not holds(seen := look()):  # noqa: ASYNC110 - what is looked at tells nobody
             await trio.sleep(_LOOK_AGAIN)
         return seen
 
@@ -177,7 +218,7 @@ async def ended(pid: int) -> bool:
         with trio.move_on_after(PATIENCE):
             await trio.lowlevel.wait_readable(pidfd)
         with suppress(ChildProcessError):  # nobody else waits for our own
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - it does not block
         return bool(select.select([pidfd], [], [], 0)[0])
     finally:
         os.close(pidfd)

@@ -167,7 +167,7 @@ def test_info_counts_what_lingers(shared: Mounted) -> None:
         usage = shared.info(job)["usage"]
         return usage["lingering"] if isinstance(usage, dict) else None
 
-    assert 1 == lingering()
+    until(lingering, lambda count: count == 1)
     shared.ctl(f"kill {job}")
     until(lingering, lambda count: count == 0)
     assert "done:0" == shared.status(job)
@@ -188,7 +188,7 @@ def test_table_has_a_line_for_each_job(jobs: Mounted) -> None:
 
 def test_events_tell_every_change(jobs: Mounted) -> None:
     """`events` has one JSON object for every change of every job, oldest first."""
-    job = jobs.spawn("kill -STOP $$; sleep 1000")
+    job = jobs.spawn("kill -STOP $$; exec sleep 1000")
     jobs.until(job, "stopped")
     jobs.ctl(f"cont {job}")
     jobs.until(job, "running")
@@ -393,20 +393,22 @@ def times(jobs: Mounted, job: int) -> dict[str, int]:
 
 def test_mtimes_move_only_with_their_content(shared: Mounted, tmp_path: Path) -> None:
     """An mtime moves when its file's content does, and only then; that of `ctl` never moves."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    job = shared.spawn(f"echo one; read x < {gate}; echo two; read x < {gate}; echo oops >&2; read x < {gate}")
+    gates = [tmp_path / name for name in ("one", "two", "three")]
+    for gate in gates:
+        os.mkfifo(gate)
+    one, two, three = (f"read x < {gate}" for gate in gates)
+    job = shared.spawn(f"echo one; {one}; echo two; {two}; echo oops >&2; {three}")
     shared.until_output(job, b"one\n")
     before = times(shared, job)
-    gate.write_text("go\n")
+    gates[0].write_text("go\n")
     shared.until_output(job, b"two\n")
     wrote = times(shared, job)
     assert ["stdout"] == [name for name in before if wrote[name] != before[name]]
-    gate.write_text("go\n")
+    gates[1].write_text("go\n")
     shared.until_output(job, b"oops\n", "stderr")
     complained = times(shared, job)
     assert ["stderr"] == [name for name in before if complained[name] != wrote[name]]
-    gate.write_text("go\n")
+    gates[2].write_text("go\n")
     shared.until(job, "done:0")
     ended = times(shared, job)
     assert ["info", "status"] == sorted(name for name in before if ended[name] != complained[name])

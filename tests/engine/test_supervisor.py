@@ -1,0 +1,189 @@
+"""The supervisor as a process: it outlives its daemon, is alone on its state, and ends when nothing is left to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import trio
+
+from jobfs.engines.base import Closed, Ended, Started, Stopped
+from jobfs.errors import EngineGone
+from jobfs.supervisor import EXIT_LOCKED
+from tests.engine.workshop import Workshop, ended, error_of, status_of, until
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open."""
+    places = [f"/proc/{pid}/fd/{number}" for number in os.listdir(f"/proc/{pid}/fd")]
+    return sorted(kind_of(os.readlink(place)) for place in places)
+
+
+def kind_of(target: str) -> str:
+    """What a descriptor is of, without the number that tells one pipe from another."""
+    return target.partition("[")[0]
+
+
+async def test_jobs_go_on_while_no_daemon_is_there(bare: Workshop) -> None:
+    """A job outlives the daemon that spawned it, and the next daemon learns that it runs."""
+    async with bare.attached():
+        job = await bare.spawn("while :; do echo x; sleep 0.01; done")
+    size = len(bare.read(job))
+    await until(lambda: len(bare.read(job)), lambda now: now > size)
+    async with bare.attached(job) as learned:
+        assert [bare.started(job)] == learned
+
+
+async def test_an_end_that_nobody_was_there_for_is_told_once(bare: Workshop) -> None:
+    """The next daemon learns of the end, with its time, and after it was acknowledged nobody is told again."""
+    async with bare.attached():
+        job = await bare.spawn("read go < $FIFO; exit 3", environment=bare.fifo())
+        other = await bare.spawn("exec sleep 1000")
+    before = time.time()
+    await bare.go()
+    assert await ended(bare.started(job).pid or 0)
+    async with bare.attached(job, other) as learned:
+        end = next(news for news in learned if isinstance(news, Ended))
+        assert [Started, Ended, Started] == [type(news) for news in learned]
+        assert (job, "failed:3") == (end.job, status_of(end))
+        assert before <= end.ended_at <= time.time()
+        await bare.engine.acknowledge([job])
+    async with bare.attached(other) as learned:
+        assert [bare.started(other)] == learned
+
+
+async def test_a_job_that_is_stopped_meanwhile_is_learned_to_be(bare: Workshop) -> None:
+    """The next daemon learns that a job is stopped."""
+    async with bare.attached():
+        job = await bare.spawn("exec sleep 1000")
+        await bare.signal(job, signal.SIGSTOP)
+        await bare.told(Stopped, job)
+    async with bare.attached(job) as learned:
+        assert [bare.started(job), Stopped(job)] == learned
+
+
+async def test_which_pipes_of_an_ended_job_are_still_held_is_learned(bare: Workshop) -> None:
+    """The next daemon learns which streams of an ended job may still grow."""
+    async with bare.attached():
+        job = await bare.run("(exec 2>&-; exec sleep 1000) &")
+        only = frozenset({"stdout"})
+        await until(lambda: bare.news[-1], lambda news: isinstance(news, Ended | Closed) and only == news.open_streams)
+        await bare.engine.acknowledge([job])
+    async with bare.attached() as learned:
+        assert [Closed(job, only)] == learned
+
+
+async def test_grace_and_timeout_pass_while_no_daemon_is_there(bare: Workshop) -> None:
+    """Deadlines are the supervisor's, and kept without a daemon."""
+    stubborn = 'trap "" TERM; echo ready; while :; do sleep 0.01; done'
+    async with bare.attached():
+        timed = await bare.spawn(stubborn, timeout=0.2, grace=0.1)
+        told = await bare.spawn(stubborn, grace=0.2)
+        await bare.says(told, b"ready\n")
+        await bare.end(told)
+    assert await ended(bare.started(timed).pid or 0)
+    assert await ended(bare.started(told).pid or 0)
+    async with bare.attached(timed, told) as learned:
+        ends = [status_of(news) for news in learned if isinstance(news, Ended)]
+        assert ["killed:9", "killed:9"] == ends
+
+
+async def test_a_job_that_was_never_started_is_cancelled(bare: Workshop) -> None:
+    """A job that the table holds for alive and nobody ever started did not run."""
+    async with bare.attached(77) as learned:
+        assert ["cancel"] == [status_of(news) for news in learned if isinstance(news, Ended)]
+
+
+async def test_it_ends_by_itself_when_nothing_is_left(bare: Workshop) -> None:
+    """Without a job and without a daemon, the supervisor ends, and takes its socket with it."""
+    async with bare.attached():
+        await bare.run("true")
+    assert await ended(bare.supervisor)
+    assert [] == [name for name in os.listdir(bare.state / "jobfs") if name.endswith(".sock")]
+
+
+async def test_ends_that_nobody_acknowledged_are_learned_from_the_records(bare: Workshop) -> None:
+    """What ended is known also after the supervisor has ended."""
+    async with bare.attached():
+        job = await bare.run("exit 4")
+    assert await ended(bare.supervisor)
+    async with bare.attached(job) as learned:
+        assert ["failed:4"] == [status_of(news) for news in learned if isinstance(news, Ended)]
+
+
+async def test_jobs_of_a_supervisor_that_was_killed_are_lost(bare: Workshop) -> None:
+    """How a job ends that its supervisor did not live to see is unknown."""
+    async with bare.attached():
+        job = await bare.spawn("exec sleep 1000")
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.engine.gone.wait()
+        assert isinstance(await error_of(lambda: bare.signal(job, signal.SIGTERM)), EngineGone)
+    async with bare.attached(job) as learned:
+        assert [bare.started(job), "lose"] == [learned[0], status_of(learned[1])]  # type: ignore[arg-type]
+
+
+async def test_a_request_under_way_fails_when_the_supervisor_goes(bare: Workshop) -> None:
+    """Who waits for an answer is told that there will be none."""
+    bare.fifo()
+    errors: list[Exception] = []
+    async with bare.attached(), trio.open_nursery() as nursery:
+
+        async def spawn() -> None:
+            errors.append(await error_of(lambda: bare.spawn("true", stdin=f"{bare.state}/fifo")))
+
+        nursery.start_soon(spawn)
+        await until(lambda: list(bare.engine.known()))
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.go()
+    assert [EngineGone] == [type(error) for error in errors]
+
+
+async def test_a_second_one_on_the_same_state_does_not_start(shop: Workshop) -> None:
+    """The state's lock is the supervisor's."""
+    command = [sys.executable, "-m", "jobfs.supervisor", str(shop.state), str(shop.state / "second.sock")]
+    done = await trio.run_process(command, check=False, capture_stdout=True)
+    assert (EXIT_LOCKED, b"") == (done.returncode, done.stdout)
+
+
+async def test_signals_that_end_a_session_do_not_end_it(shop: Workshop) -> None:
+    """SIGHUP, SIGINT and SIGTERM are no concern of the supervisor's."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(shop.supervisor, number)
+    assert "done:0" == status_of(await shop.ended(await shop.spawn("true")))
+
+
+async def test_two_thousand_jobs_end_right_and_leave_nothing(shop: Workshop) -> None:
+    """As many jobs as fast as possible each end with their own status, and the supervisor is as it was before."""
+    await shop.closed(await shop.run("true"))
+    # It makes a place for the next job ahead, when nobody waits; having answered again, it has made all of it.
+    await until(lambda: descriptors(shop.supervisor), lambda now: any("spare" in name for name in now))
+    await shop.engine.acknowledge([])
+    before = descriptors(shop.supervisor)
+    jobs: dict[int, int] = {}
+    for code in range(2000):
+        jobs[await shop.spawn(f"exit {code % 7}")] = code % 7
+    for job, code in jobs.items():
+        assert (f"failed:{code}" if code else "done:0") == status_of(await shop.ended(job))
+        await shop.closed(job)
+    await shop.engine.acknowledge(jobs)
+    await shop.engine.forget([*jobs, 1])
+    assert [] == list(shop.engine.known())
+
+    assert before == await until(lambda: descriptors(shop.supervisor), lambda now: now == before)
+    said = subprocess.run(["ps", "--ppid", str(shop.supervisor), "-o", "pid="], capture_output=True, check=False)  # noqa: ASYNC221
+    assert b"" == said.stdout
+
+
+async def test_what_a_removed_job_left_behind_writes_into_nothing(shop: Workshop) -> None:
+    """Forgetting an ended job harms nobody that it left behind, and its output goes."""
+    job = await shop.run("(read go < $FIFO; yes | head -c 300000; exec sleep 1000) &", environment=shop.fifo())
+    await shop.engine.forget([job])
+    await shop.go()
+    usage = await until(
+        lambda: shop.engine.usage({job: shop.started(job).handle})[job], lambda used: used.processes == 1
+    )
+    assert 1 == usage.processes
+    assert [] == list(shop.engine.known())
