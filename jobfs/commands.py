@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT_MAX = 8 * 1024 * 1024  # bytes of an --env-file; execve takes less
 _FILE_READERS = trio.CapacityLimiter(8)  # threads that read them, of their own: some may hang for ever
-_FILE_PATIENCE = 5.0  # seconds that reading an --env-file may take
+_FILE_PATIENCE = 1.0  # seconds that reading an --env-file may take
 
 
 class Origin(Protocol):

@@ -8,6 +8,7 @@ for a job's. psutil would ask for the same fields file by file; a table of a tho
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# A process amid its exec shows no environment for an instant; one that has none at all is rare.
+_LOOKS = 3
+_EXEC_TIME = 0.001  # seconds
 _ID_DIGITS = 18  # of an id; what has more is none
 
 
@@ -102,10 +106,15 @@ def _owner(process: Process, leaders: Mapping[int, int]) -> int | None:
 
 def _named_in_environment(pid: int) -> int | None:
     """The job that the JOBFS_ID of a process names; None where it has none, or does not let us look."""
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
+    raw = b""
+    for _ in range(_LOOKS):
+        try:
+            raw = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return None
+        if raw:
+            break
+        time.sleep(_EXEC_TIME)
     for entry in raw.split(b"\0"):
         if entry.startswith(b"JOBFS_ID="):
             text = entry[len(b"JOBFS_ID=") :]

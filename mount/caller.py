@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import trio
 
 from jobfs.model import Surroundings, Writer
 from jobfs.mountinfo import parse
@@ -76,7 +77,7 @@ class Caller:
             os.close(around.directory_fd)
 
 
-def find_writer(opener: int, file: File) -> Caller:
+async def find_writer(opener: int, file: File) -> Caller:
     """The process that waits in a write to `file`, which the task `opener` opened.
 
     The kernel serialises the writers of a file, so at most one waits for an answer to a write on it. The opener is
@@ -95,7 +96,7 @@ def find_writer(opener: int, file: File) -> Caller:
         if look < _QUICK_LOOKS:
             os.sched_yield()
         else:
-            time.sleep(_LOOK_AGAIN)
+            await trio.sleep(_LOOK_AGAIN)
     return Caller(Writer(), None)
 
 
@@ -166,12 +167,12 @@ def _tasks_with_file(file: File) -> Iterator[int]:
 def _waits_elsewhere(task: int, file: File) -> bool:
     """Whether a task that waits for a FUSE daemon surely does so in a system call on something else than `file`.
 
-    None of the call's arguments is a descriptor of the file then (proc(5), /proc/PID/syscall; not told where Yama's
-    ptrace_scope is 1).
+    The descriptor that a call writes to is its first argument, of splice(2) and copy_file_range(2) the third (proc(5),
+    /proc/PID/syscall; not told where Yama's ptrace_scope is 1).
     """
     try:
-        _, *arguments = _read(f"/proc/{task}/syscall").split()[:7]
-        numbers = {int(argument, 16) for argument in arguments}
+        _, first, _, third, *_ = _read(f"/proc/{task}/syscall").split()
+        numbers = int(first, 16), int(third, 16)
     except (OSError, ValueError):  # ValueError: it runs again
         return False
     return not any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)

@@ -146,16 +146,21 @@ class ControlHandle:
 
     async def write(self, offset: int, data: bytes) -> int:
         """See `Handle`. Runs the commands that `data` completes, in order, before it returns."""
-        caller = find_writer(self._opener_task, self._node)
+        caller = await find_writer(self._opener_task, self._node)
         try:
             self._check(caller)
             batch = self._file.receive(offset, data, caller)
             taken = await self._run(batch)
+            if self._file.pending:
+                self._keep(caller)
         except JobfsError as error:
             self._table.report_error(error)
             raise
         finally:
-            self._keep_or_close(caller)
+            if caller is not self._last_writer:
+                caller.close()
+            if not self._file.pending:
+                self._forget_writer()
         return taken
 
     async def flush(self) -> None:
@@ -201,14 +206,11 @@ class ControlHandle:
         finally:
             self._forget_writer()
 
-    def _keep_or_close(self, caller: Caller) -> None:
+    def _keep(self, caller: Caller) -> None:
         """An unterminated line may be run when its writer has gone: what the job inherits is read now."""
         self._forget_writer()
-        if self._file.pending:
-            _ = caller.surroundings
-            self._last_writer = caller
-        else:
-            caller.close()
+        _ = caller.surroundings
+        self._last_writer = caller
 
     def _forget_writer(self) -> None:
         if self._last_writer is not None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from jobfs.client import PREFERRED, TYPE
 from jobfs.mountinfo import Mount, mounts
@@ -27,7 +27,7 @@ def source(state: Path) -> str:
 
 def state_of(mount: Mount) -> Path:
     """The state directory that a mount of jobfs shows."""
-    return Path(unquote(mount.source))
+    return Path(os.fsdecode(unquote_to_bytes(mount.source)))
 
 
 def mount_at(point: Path) -> Mount | None:

@@ -33,6 +33,8 @@ log = logging.getLogger("jobfs.supervisor")
 _PR_SET_CHILD_SUBREAPER = 36
 # A daemon that starts the supervisor has this long to connect, in seconds, before it ends for having nothing to do.
 _FIRST_CONNECTION = 10.0
+# How long it does not accept any, in seconds, after it could not: it had no descriptor left.
+_ACCEPT_RETRY = 0.25
 
 
 class Server:
@@ -55,7 +57,13 @@ class Server:
         self._may_end = True
 
     def _accept(self) -> None:
-        sock, _ = self._listener.accept()
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:  # EMFILE: who waits would have us called again at once, and for ever
+            log.warning("a daemon must wait: %s", error)
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.after(_ACCEPT_RETRY, lambda: self._loop.watch(self._listener.fileno(), self._accept))
+            return
         if peer_uid(sock) != os.geteuid():
             sock.close()
             return

@@ -490,8 +490,11 @@ class _Birth:
 
     def reported(self) -> None:
         """The child has said how its way to exec ended, by a failure or by closing the pipe."""
+        try:
+            failure = read_report(self._report)
+        except BlockingIOError:  # the readiness was that of another file, which had this number a moment ago
+            return
         self._child.birth = None
-        failure = read_report(self._report)
         self._loop.unwatch(self._report)
         os.close(self._report)
         self._patience.cancel()

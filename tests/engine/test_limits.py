@@ -15,6 +15,7 @@ import trio
 from jobfs.engines.base import Ended, Stopped
 from jobfs.errors import LimitReached, StateFull
 from jobfs.supervisor import JOBS
+from jobfs.supervisor.wire import FrameDecoder, encode_frame
 from tests.engine.workshop import Options, Workshop, status_of, until
 
 if TYPE_CHECKING:
@@ -140,6 +141,25 @@ async def test_out_of_descriptors_a_spawn_is_refused_and_later_works(shop: Works
     assert shop.engine.usage({running: shop.started(running).handle})[running].processes == 0
     children = subprocess.run(["ps", "--ppid", str(shop.supervisor), "-o", "pid="], capture_output=True, check=False)  # noqa: ASYNC221
     assert b"" == children.stdout
+
+
+async def test_out_of_descriptors_a_daemon_waits_and_is_let_in_later(shop: Workshop) -> None:
+    """A supervisor that cannot accept a daemon goes on with its work, does not spin, and accepts it later."""
+    limits = resource.prlimit(shop.supervisor, resource.RLIMIT_NOFILE)
+    job = await shop.spawn("exec sleep 1000")
+    resource.prlimit(shop.supervisor, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with trio.socket.socket(trio.socket.AF_UNIX) as daemon:
+        await daemon.connect(str(next((shop.state / "jobfs").iterdir())))
+        await daemon.send(encode_frame({"op": "hello", "seq": 5}))
+        await until(lambda: log(shop), lambda said: "a daemon must wait" in said)
+        for _ in range(300):
+            await shop.signal(job, signal.SIGCONT)
+        assert log(shop).count("a daemon must wait") < 100
+        assert "Traceback" not in log(shop)
+        resource.prlimit(shop.supervisor, resource.RLIMIT_NOFILE, limits)
+        with trio.fail_after(30):
+            answers = FrameDecoder().feed(await daemon.recv(1 << 16))
+    assert [(5, shop.supervisor)] == [(answer["seq"], answer["pid"]) for answer in answers]
 
 
 async def refusals(shop: Workshop) -> AsyncIterator[Exception]:

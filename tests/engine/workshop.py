@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import signal
+import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -100,7 +101,7 @@ class Workshop:
     @property
     def environment(self) -> str:
         """What a job has in its environment by default; it marks the job as this test's."""
-        return f"PATH={os.environ['PATH']}\0{self._mark}\0"
+        return f"PATH={os.path.dirname(sys.executable)}:/usr/bin:/bin\0{self._mark}\0"
 
     def spec(self, cmd: str | None = None, **options: Unpack[Options]) -> JobSpec:
         """A job to be spawned."""

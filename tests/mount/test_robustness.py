@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mounted import Mounted, until
+from tests.mounted import PATIENCE, Mounted, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,12 +106,16 @@ def test_random_spawns_harm_nobody(jobs: Mounted) -> None:
 
 @contextmanager
 def frozen(process: int | None) -> Iterator[None]:
-    """Stops a process for as long as it takes."""
+    """Stops a process for as long as it takes, bounded, because a test that asks it for anything would never end."""
     assert process is not None
     os.kill(process, signal.SIGSTOP)
+    thaw = threading.Timer(PATIENCE, os.kill, (process, signal.SIGCONT))
+    thaw.start()
     try:
         yield
     finally:
+        thaw.cancel()
+        thaw.join()
         os.kill(process, signal.SIGCONT)
 
 
@@ -177,8 +182,13 @@ def test_env_file_that_hangs_does_not_stop_readers(jobs: Mounted, hanging: Mount
 
 def test_writer_elsewhere_is_not_taken_for_the_writer_here(jobs: Mounted, hanging: Mounted) -> None:
     """A process that waits in a write to another mount's `ctl` is never taken for one that writes to this one's."""
-    with frozen(hanging.daemon), hanging.file("ctl").open("wb") as elsewhere:
-        waiting = subprocess.Popen(["/bin/echo", "spawn", "true"], stdout=elsewhere, cwd="/usr")
+    with hanging.file("ctl").open("wb") as elsewhere:
+        words = ["bash", "-c", "read go; echo spawn true"]
+        waiting = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=elsewhere, cwd="/usr")
+    with frozen(hanging.daemon):
+        assert waiting.stdin is not None
+        waiting.stdin.write(b"go\n")
+        waiting.stdin.close()
         until(lambda: Path(f"/proc/{waiting.pid}/wchan").read_text(), lambda place: place == "request_wait_answer")
         # The opener has gone, so that the writer must be looked for among all processes.
         script = "(exec 3> $J/ctl; (cd /usr/bin; sleep 0.05; /bin/echo 'spawn --name here pwd' >&3) &)"

@@ -75,9 +75,11 @@ def tree() -> Iterator[Tree]:
         mounted.finish()
 
 
-def run(tree: Tree, script: str, *arguments: str, cwd: Path | None = None, complaint: bytes | None = None) -> bytes:
+def run(
+    mounted: Mounted, script: str, *arguments: str, cwd: Path | None = None, complaint: bytes | None = None
+) -> bytes:
     """The output of a script that succeeds; or, with `complaint`, fails and complains about nothing else."""
-    done = tree.mounted.sh(f"set -o pipefail; {script}", *arguments, cwd=cwd)
+    done = mounted.sh(f"set -o pipefail; {script}", *arguments, cwd=cwd)
     complaints = [line for line in done.stderr.splitlines() if complaint is None or complaint not in line]
     assert ([], complaint is None) == (complaints, done.returncode == 0)
     return done.stdout
@@ -91,46 +93,46 @@ def same(tree: Tree, copy: Path, job: int) -> None:
 
 def test_grep_r(tree: Tree) -> None:
     """`grep -r` finds what there is in every job, and follows no link."""
-    found = run(tree, 'cd "$J" && grep -rlx needle .').decode().split()
+    found = run(tree.mounted, 'cd "$J" && grep -rlx needle .').decode().split()
     small, evicted, waiting = f"./{tree.small}", f"./{tree.evicted}", f"./{tree.waiting}"
     assert sorted([f"{small}/stdout", f"{small}/stderr", f"{evicted}/stdout", f"{waiting}/stdout"]) == sorted(found)
 
 
 def test_grep_r_of_what_is_being_written(tree: Tree) -> None:
     """`grep -r` of a running `yes` ends, and sees whole lines, as far as it was not overtaken inside one."""
-    lines = run(tree, 'grep -rh . "$J/$1/stdout"', str(tree.writing)).splitlines()
+    lines = run(tree.mounted, 'grep -rh . "$J/$1/stdout"', str(tree.writing)).splitlines()
     assert LINE in lines
     assert [] == [line for line in lines if not LINE.startswith(line)]
 
 
 def test_find(tree: Tree) -> None:
     """`find` lists each job's directory with its files once, and the names as links."""
-    found = run(tree, 'cd "$J" && find . -mindepth 1').decode().split()
+    found = run(tree.mounted, 'cd "$J" && find . -mindepth 1').decode().split()
     root = ["ctl", "events", "table", "table.jsonl", "last", "build"]
     files = [f"./{name}" for name in root] + [f"./{job}" for job in tree.ids]
     files += [f"./{job}/{name}" for job in tree.ids for name in JOB]
     assert sorted(files) == sorted(found)
-    links = run(tree, 'cd "$J" && find . -type l -printf "%p %l\n"').decode().splitlines()
+    links = run(tree.mounted, 'cd "$J" && find . -type l -printf "%p %l\n"').decode().splitlines()
     assert sorted([f"./build {tree.small}", f"./last {tree.writing}"]) == sorted(links)
 
 
 def test_find_by_size_and_time(tree: Tree) -> None:
     """`find` by size, time and `-newer` goes by the streams' own sizes and times."""
-    newer = run(tree, 'find "$J" -name stdout -newer "$J/$1/stdout"', str(tree.large)).decode().split()
+    newer = run(tree.mounted, 'find "$J" -name stdout -newer "$J/$1/stdout"', str(tree.large)).decode().split()
     assert {str(tree.mounted.file("stdout", job)) for job in tree.ids[2:]} == set(newer)
     script = 'find "$J/$1" "$J/$2" "$J/$3" -type f -size +1M'
-    large = run(tree, script, str(tree.small), str(tree.large), str(tree.writing)).decode().split()
+    large = run(tree.mounted, script, str(tree.small), str(tree.large), str(tree.writing)).decode().split()
     assert [str(tree.mounted.file("stdout", job)) for job in (tree.large, tree.writing)] == large
 
 
 def test_find_exec(tree: Tree) -> None:
     """`find -exec cat` reads every file of the tree to its end."""
-    assert b"" == run(tree, 'find "$J" -type f -exec cat {} + > /dev/null')
+    assert b"" == run(tree.mounted, 'find "$J" -type f -exec cat {} + > /dev/null')
 
 
 def test_ls_lar(tree: Tree) -> None:
     """`ls -laR` lists every directory, with sizes that are those of what is read."""
-    lines = run(tree, 'ls -laR "$J"').decode().splitlines()
+    lines = run(tree.mounted, 'ls -laR "$J"').decode().splitlines()
     assert {f"{tree.mounted.path}:", *(f"{tree.mounted.path}/{job}:" for job in tree.ids)} == {
         line for line in lines if line.endswith(":")
     }
@@ -141,27 +143,27 @@ def test_ls_lar(tree: Tree) -> None:
 def test_tar(tree: Tree, tmp_path: Path) -> None:
     """`tar` of the whole tree ends, complains only about streams that evicted or grew, and has the rest right."""
     script = 'tar -cf "$1" -C "$J" --exclude "./$2" .'
-    run(tree, script, str(tmp_path / "jobs.tar"), str(tree.writing), complaint=b"tar: ")
-    listed = run(tree, 'tar -tf "$1"', str(tmp_path / "jobs.tar")).decode().split()
+    run(tree.mounted, script, str(tmp_path / "jobs.tar"), str(tree.writing), complaint=b"tar: ")
+    listed = run(tree.mounted, 'tar -tf "$1"', str(tmp_path / "jobs.tar")).decode().split()
     assert {f"./{job}/{name}" for job in tree.ids[:-1] for name in JOB} <= set(listed)
-    run(tree, 'tar -xf "$1" -C "$2"', str(tmp_path / "jobs.tar"), str(tmp_path))
+    run(tree.mounted, 'tar -xf "$1" -C "$2"', str(tmp_path / "jobs.tar"), str(tmp_path))
     for job in tree.whole:
         same(tree, tmp_path / str(job), job)
     assert str(tree.small) == os.readlink(tmp_path / "build")
 
 
-def test_tar_of_what_is_being_written(tree: Tree) -> None:
+def test_tar_of_what_is_being_written(jobs: Mounted) -> None:
     """`tar` of a running `yes` ends."""
-    job = tree.mounted.spawn(f"--limit 1M {YES}")
-    listed = run(tree, 'tar -cf - -C "$J" "$1" | tar -tf -', str(job), complaint=b"tar: ").decode().split()
-    tree.mounted.ctl(f"kill {job}")
+    job = jobs.spawn(f"--limit 1M {YES}")
+    until(jobs.file("stdout", job).stat, lambda status: status.st_size > 1 << 23)
+    listed = run(jobs, 'tar -cf - -C "$J" "$1" | tar -tf -', str(job), complaint=b"tar: ").decode().split()
     assert [f"{job}/{name}" for name in ("", *JOB)] == sorted(listed)
 
 
 def test_tar_of_whole_streams_is_content(tree: Tree, tmp_path: Path) -> None:
     """`tar` of ended jobs of which nothing was evicted has nothing to complain about."""
     small, large = map(str, tree.whole)
-    assert b"" == run(tree, 'tar -cf - -C "$J" "$1" "$2" | tar -xf - -C "$3"', small, large, str(tmp_path))
+    assert b"" == run(tree.mounted, 'tar -cf - -C "$J" "$1" "$2" | tar -xf - -C "$3"', small, large, str(tmp_path))
     for job in tree.whole:
         same(tree, tmp_path / str(job), job)
     assert [] == [path for path in tmp_path.rglob("*") if path.is_symlink()]
@@ -176,7 +178,7 @@ def test_tar_complains_about_what_was_evicted(tree: Tree) -> None:
 
 def test_cp_r(tree: Tree, tmp_path: Path) -> None:
     """`cp -r` of the whole tree ends without complaint; of an evicted stream it copies what is retained."""
-    assert b"" == run(tree, 'cp -r "$J" "$1"', str(tmp_path / "copy"))
+    assert b"" == run(tree.mounted, 'cp -r "$J" "$1"', str(tmp_path / "copy"))
     for job in (*tree.whole, tree.evicted):
         same(tree, tmp_path / "copy" / str(job), job)
     lines = set((tmp_path / "copy" / str(tree.writing) / "stdout").read_bytes().splitlines())
@@ -186,7 +188,7 @@ def test_cp_r(tree: Tree, tmp_path: Path) -> None:
 
 def test_cp_a_keeps_times(tree: Tree, tmp_path: Path) -> None:
     """`cp -a` takes the files' times and modes along."""
-    run(tree, 'cp -a "$J/$1" "$2"', str(tree.large), str(tmp_path))
+    run(tree.mounted, 'cp -a "$J/$1" "$2"', str(tree.large), str(tmp_path))
     for name in TEXT:
         original, copy = tree.mounted.file(name, tree.large).stat(), (tmp_path / str(tree.large) / name).stat()
         assert (original.st_mtime_ns, original.st_mode) == (copy.st_mtime_ns, copy.st_mode)
@@ -196,10 +198,10 @@ def test_rsync(tree: Tree, tmp_path: Path) -> None:
     """`rsync -a` of ended jobs copies them, and the second time finds nothing to do."""
     small, large = map(str, tree.whole)
     script = 'rsync -a --itemize-changes "$J/$1" "$J/$2" "$3"'
-    run(tree, script, small, large, str(tmp_path))
+    run(tree.mounted, script, small, large, str(tmp_path))
     for job in tree.whole:
         same(tree, tmp_path / str(job), job)
-    assert b"" == run(tree, script, small, large, str(tmp_path))
+    assert b"" == run(tree.mounted, script, small, large, str(tmp_path))
 
 
 def test_rsync_of_all(tree: Tree, tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_du(tree: Tree) -> None:
     """`du` tells what is retained, not what was ever written."""
     kib = {
         Path(path).name: int(size)
-        for size, path in (line.split("\t") for line in run(tree, 'du -k -d1 "$J"').decode().splitlines())
+        for size, path in (line.split("\t") for line in run(tree.mounted, 'du -k -d1 "$J"').decode().splitlines())
     }
     assert kib[str(tree.large)] > kib[str(tree.evicted)] > 0
     bound = (LIMIT + (1 << 20)) // 1024
@@ -226,28 +228,28 @@ def test_du(tree: Tree) -> None:
 def test_wc(tree: Tree) -> None:
     """`wc` counts what can be read, and ends on a running `yes`."""
     streams = [f"{job}/stdout" for job in (*tree.whole, tree.evicted, tree.writing)]
-    lines = run(tree, 'cd "$J" && wc -l "$@"', *streams).decode().splitlines()
+    lines = run(tree.mounted, 'cd "$J" && wc -l "$@"', *streams).decode().splitlines()
     counted = [int(line.split()[0]) for line in lines]
     assert [1, 200000, tree.mounted.read(tree.evicted).count(b"\n")] == counted[:3]
     assert counted[3] > 0
-    assert b"1288895\n" == run(tree, 'wc -c < "$J/$1/stdout"', str(tree.large))
+    assert b"1288895\n" == run(tree.mounted, 'wc -c < "$J/$1/stdout"', str(tree.large))
 
 
 def test_diff_r(tree: Tree, tmp_path: Path) -> None:
     """`diff -r` of a copy of ended jobs and the jobs finds no difference but that of `ctl`, which is no content."""
     for job in (*tree.whole, tree.evicted):
-        run(tree, 'cp -r "$J/$1" "$2"', str(job), str(tmp_path))
-        assert b"" == run(tree, 'diff -r "$J/$1" "$2/$1"', str(job), str(tmp_path))
+        run(tree.mounted, 'cp -r "$J/$1" "$2"', str(job), str(tmp_path))
+        assert b"" == run(tree.mounted, 'diff -r "$J/$1" "$2/$1"', str(job), str(tmp_path))
 
 
 def test_jq(tree: Tree) -> None:
     """`jq` reads `table.jsonl` and each `info`."""
-    statuses = run(tree, 'jq -c "[.id, .status]" "$J/table.jsonl"').decode().splitlines()
+    statuses = run(tree.mounted, 'jq -c "[.id, .status]" "$J/table.jsonl"').decode().splitlines()
     words = ["failed:3", "done:0", "done:0", "running", "running", "running"]
     assert [[job, word] for job, word in zip(tree.ids, words, strict=True)] == [
         json.loads(line) for line in statuses[: len(words)]
     ]
-    dropped = run(tree, 'jq .stdout.dropped "$J"/[0-9]*/info').split()
+    dropped = run(tree.mounted, 'jq .stdout.dropped "$J"/[0-9]*/info').split()
     assert [b"0", b"0", b"0"] == [dropped[0], dropped[1], dropped[3]]
     assert [True, True] == [int(number) > 0 for number in (dropped[2], dropped[4])]
 

@@ -1,0 +1,121 @@
+"""The face of a job table without a kernel: `Operations` on a scripted engine, asked as pyfuse3 would ask them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import pyfuse3
+
+from jobfs.commands import Commands
+from jobfs.job import StreamView
+from jobfs.stream import RingReader
+from mount.operations import Operations
+from mount.tree import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from tests.unit.tables import Desk
+
+CREATED_AT = 1_700_000_000.0  # seconds since the epoch, of the state
+
+
+@dataclass
+class Context:
+    """Who asks, as the kernel tells it."""
+
+    pid: int
+    uid: int
+    gid: int = 0
+    umask: int = 0
+
+
+class Face:
+    """The operations of one table, with names instead of inode numbers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        events = StreamView(lambda: RingReader.open(desk.place / "events"), 1 << 20)
+        self.operations = Operations(desk.table, Commands(desk.table), events, CREATED_AT)
+        self.context = cast("pyfuse3.RequestContext", Context(os.getpid(), os.getuid()))
+
+    async def find(self, path: str) -> pyfuse3.EntryAttributes:
+        """The attributes that looking up each part of `path` ends at."""
+        found = await self.operations.getattr(ROOT, self.context)
+        for name in filter(None, path.split("/")):
+            found = await self.operations.lookup(found.st_ino, os.fsencode(name), self.context)
+        return found
+
+    async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """An open file."""
+        return (await self.open_info(path, flags)).fh
+
+    async def open_info(self, path: str, flags: int = os.O_RDONLY) -> pyfuse3.FileInfo:
+        """What opening a file answers."""
+        return await self.operations.open((await self.find(path)).st_ino, flags, self.context)
+
+    async def cat(self, path: str, size: int = 1 << 20) -> bytes:
+        """All that a file says, in reads of `size` bytes."""
+        handle = await self.open(path)
+        pieces: list[bytes] = []
+        while piece := await self.operations.read(handle, sum(map(len, pieces)), size):
+            pieces.append(piece)
+        await self.operations.flush(handle)
+        await self.operations.release(handle)
+        return b"".join(pieces)
+
+    async def write(self, path: str, data: bytes) -> int:
+        """Opens a file, writes once, and closes it."""
+        handle = await self.open(path, os.O_WRONLY)
+        try:
+            return await self.operations.write(handle, 0, data)
+        finally:
+            await self.operations.flush(handle)
+            await self.operations.release(handle)
+
+
+class Listing:
+    """A directory that is read as the kernel does: into buffers that take `room` entries each."""
+
+    def __init__(self, face: Face, path: str = "", room: int = 3) -> None:
+        self._face = face
+        self._path = path
+        self._room = room
+        self._cookie = 0
+        self._left = 0
+        self.names: list[str] = []
+        self.inodes: dict[str, int] = {}
+
+    def reply(self, _: object, name: bytes, attributes: pyfuse3.EntryAttributes, cookie: int) -> bool:
+        """Stands for pyfuse3.readdir_reply."""
+        if not self._left:
+            return False
+        self._left -= 1
+        self._cookie = cookie
+        self.names.append(os.fsdecode(name))
+        self.inodes[os.fsdecode(name)] = attributes.st_ino
+        return True
+
+    async def more(self) -> bool:
+        """One getdents(2); whether it gave anything."""
+        self._left = self._room
+        directory = (await self._face.find(self._path)).st_ino
+        await self._face.operations.readdir(directory, self._cookie, cast("pyfuse3.ReaddirToken", None))
+        return self._left < self._room
+
+    async def rest(self) -> list[str]:
+        """All names, what was listed before included."""
+        while await self.more():
+            pass
+        return self.names
+
+
+async def errno_of(attempt: Callable[[], Coroutine[object, None, object]]) -> int:
+    """What the system call fails with; AssertionError where it does not fail, or with anything but an errno."""
+    try:
+        await attempt()
+    except pyfuse3.FUSEError as error:
+        return error.errno
+    raise AssertionError("it did not fail")

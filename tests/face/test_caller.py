@@ -1,0 +1,101 @@
+"""Who is calling, as far as /proc tells."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobfs.model import Writer
+from mount.caller import Caller, File, find_writer, has_open, identify, session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SCRIPT = "import os, sys; os.umask(0o26); print(flush=True); sys.stdin.read()"
+NOBODY = 1 << 22  # the largest number that a process may have, plus one (proc(5), pid_max)
+
+
+@contextmanager
+def process(directory: Path, environment: Mapping[str, str]) -> Iterator[int]:
+    """A process that is in `directory` and has that environment."""
+    command = [sys.executable, "-c", SCRIPT]
+    with subprocess.Popen(
+        command, cwd=directory, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child.pid
+
+
+def test_a_process_is_known_by_its_number() -> None:
+    """Its user, session and command."""
+    caller = identify(os.getpid())
+    command = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
+    assert Writer(os.getpid(), os.geteuid(), os.getsid(0), command) == caller.writer
+
+
+async def test_nobody_is_a_caller_of_whom_nothing_is_known() -> None:
+    """A number that nobody has gives no error, and no surroundings."""
+    for caller in (identify(NOBODY), await find_writer(0, File(2, -1, "0:0"))):
+        around = caller.surroundings
+        assert Writer() == caller.writer
+        assert (None, None, None, False) == (
+            around.directory,
+            around.directory_fd,
+            around.environment,
+            around.directory_removed,
+        )
+        caller.close()
+    assert (None, None) == (session_of(0), session_of(NOBODY))
+
+
+def test_what_a_job_inherits_is_read_from_the_writer(tmp_path: Path) -> None:
+    """Its working directory, with a descriptor of it, its environment and its umask, in whatever bytes."""
+    directory = tmp_path / "odd \udcff"
+    directory.mkdir()
+    with process(directory, {"ODD": "\udcfe\n", "EMPTY": ""}) as pid:
+        caller = identify(pid)
+        around = caller.surroundings
+        assert (str(directory), 0o26) == (around.directory, around.umask)
+        assert around.environment is not None
+        assert {"ODD=\udcfe\n", "EMPTY="} <= {*around.environment.split("\0")}
+        assert around.directory_fd is not None
+        assert os.path.samestat(os.stat(around.directory_fd), directory.stat())
+        assert around is caller.surroundings
+        caller.close()
+        caller.close()
+
+
+def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
+    """It is not taken for one of another name."""
+    directory = tmp_path / "gone"
+    directory.mkdir()
+    with process(directory, {}) as pid:
+        directory.rmdir()
+        around = identify(pid).surroundings
+        assert (None, None, True) == (around.directory, around.directory_fd, around.directory_removed)
+
+
+def test_surroundings_are_read_once_and_given_back() -> None:
+    """Closing a caller that was never looked at is nothing."""
+    Caller(Writer(), os.getpid()).close()
+
+
+def test_whether_a_process_has_a_file_open_is_told_by_its_numbers(tmp_path: Path) -> None:
+    """The inode and the mount, or the device: another file system's file of the same number is another file."""
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        told = Path(f"/proc/self/fdinfo/{file.fileno()}").read_text(encoding="ascii").splitlines()
+        mount = next(int(line.split()[1]) for line in told if line.startswith("mnt_id:"))
+        device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+        assert has_open(os.getpid(), File(status.st_ino, mount, "0:0"))
+        assert has_open(os.getpid(), File(status.st_ino, -1, device))
+        assert not has_open(os.getpid(), File(status.st_ino, -1, "0:0"))
+        assert not has_open(NOBODY, File(status.st_ino, mount, device))
+    assert not has_open(os.getpid(), File(status.st_ino, mount, device))
