@@ -15,7 +15,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: venv ## mount the job table, and print where
-	@$(BIN)/jobfs mount || $(BIN)/jobfs ps
+	@$(BIN)/jobfs mount || $(BIN)/jobfs ps >/dev/null 2>&1 # mounted already is as good
 
 test: venv ## run every test but the long ones
 	@tools/system-packages test

@@ -14,6 +14,7 @@ from jobfs.mountinfo import mounts
 
 TYPE = "fuse.jobfs"
 PREFERRED = Path("/v/jobs")
+FALLBACK = "jobs"  # in the home directory of a user who cannot have that
 _REPLY = 65536  # bytes
 
 
@@ -66,12 +67,30 @@ class Client:
 
 
 def find() -> Path:
-    """The mount that JOBFS_MOUNT names, else `/v/jobs` where it is this user's, else the user's newest one."""
+    """The mount that JOBFS_MOUNT names, else the one in a usual place, else this user's only one.
+
+    NotMountedError where there is none, and where it would have to be guessed which of several is meant.
+    """
+    usual = find_usual()
+    if usual is not None:
+        return usual
+    own = _own_mounts()
+    if not own:
+        raise NotMountedError("jobfs is not mounted: start it with `jobfs mount`")
+    if len(own) > 1:
+        places = ", ".join(str(point) for point in own)
+        raise NotMountedError(f"jobfs is mounted at {places}: say which you mean with JOBFS_MOUNT=DIR")
+    return own[0]
+
+
+def find_usual() -> Path | None:
+    """The mount that JOBFS_MOUNT names, else this user's at `/v/jobs` or `~/jobs`; None where there is none."""
     named = os.environ.get("JOBFS_MOUNT")
     if named:
         return Path(named)
-    own = [mount.point for mount in mounts() if mount.type == TYPE and mount.user == os.geteuid()]
-    if not own:
-        msg = "jobfs is not mounted: start it with `jobfs mount`"
-        raise NotMountedError(msg)
-    return PREFERRED if PREFERRED in own else own[-1]
+    own = _own_mounts()
+    return next((place for place in (PREFERRED, Path.home() / FALLBACK) if place in own), None)
+
+
+def _own_mounts() -> list[Path]:
+    return [mount.point for mount in mounts() if mount.type == TYPE and mount.user == os.geteuid()]

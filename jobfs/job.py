@@ -148,9 +148,11 @@ class Job:
         self.changed_at = news.started_at
 
     def happen(self, event: Event) -> None:
-        """It was stopped or continued."""
-        self.status = after(self.status, event)
-        self.changed_at = time.time()
+        """It was stopped or continued, or is said once more to have been."""
+        now = after(self.status, event)
+        if now != self.status:
+            self.status = now
+            self.changed_at = time.time()
 
     def end(self, news: Ended) -> None:
         """It has ended; IllegalTransition, and nothing is changed, where it cannot have."""

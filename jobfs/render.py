@@ -19,9 +19,9 @@ _HEADING = ("ID", "STATUS", "ELAPSED", "NAME", "COMMAND")
 _GAP = "  "
 
 
-def status(word: Status) -> bytes:
+def status(standing: Status) -> bytes:
     """The `status` file."""
-    return f"{word.word}\n".encode("ascii")
+    return f"{standing.word}\n".encode("ascii")
 
 
 def cmd(line: str) -> bytes:

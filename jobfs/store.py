@@ -49,6 +49,8 @@ CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # Bytes on the disk that are given up when it is full, so that jobs can be removed, which makes room: a deletion needs
 # some pages of the write-ahead log.
 _RESERVE = 256 * 1024
+# Seconds that a statement waits for another program that has locked the database. Everybody waits meanwhile.
+_PATIENCE = 0.1
 
 
 class StateDamaged(MachineError):  # noqa: N818 - as its family
@@ -78,7 +80,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reserve = path.with_name("reserve")
-        self._db = _translated(lambda: sqlite3.connect(path, isolation_level=None))
+        self._db = _translated(lambda: sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None))
         try:
             _translated(self._prepare)
         except StateDamaged as error:

@@ -18,7 +18,7 @@ from jobfs.job import Job
 from jobfs.states import Event, IllegalTransition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from jobfs.engines.base import Engine
     from jobfs.model import JobInfo, JobSpec, Usage, Writer
@@ -159,8 +159,10 @@ class JobTable:
                 early.append(news)
 
         try:
-            for news in await self._engine.attach(alive, tell):
+            answer = await self._engine.attach(alive, tell)
+            for news in answer:
                 self.take(news)
+            self._close_streams(but_of={news.job for news in answer})
         finally:
             answered = True
             for news in early:
@@ -171,6 +173,13 @@ class JobTable:
             await self._engine.forget(strangers)
         self._wake.set()
 
+    def _close_streams(self, but_of: set[int]) -> None:
+        """Nobody writes any more to the streams of ended jobs of which the engine told nothing."""
+        for job in self._jobs.values():
+            if job.ended and job.open_streams and job.id not in but_of:
+                job.grows(frozenset())
+                self._changed()
+
     async def spawn(self, spec: JobSpec, environment: str, directory: int | None) -> Job:
         """Starts a job and gives it, running; nothing is changed where that fails."""
         self.check_name(spec.name)
@@ -179,7 +188,7 @@ class JobTable:
         self._starting[job.id] = job
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
-        except JobfsError:
+        except Exception:
             del self._starting[job.id]
             self._forget_row(job)
             raise
@@ -233,13 +242,23 @@ class JobTable:
             await self._wake.wait()
             await trio.sleep(_GATHER)
             self._wake = trio.Event()
-            try:
-                await self._store_ends()
-                await self._prune()
-            except JobfsError as error:
-                log.warning("%s; trying again", error)
+            # Each by itself: on a full disk nothing can be stored until pruning has made room. Whatever goes wrong, a
+            # thread that cannot be started for one, is no reason for the daemon to end.
+            done = [await self._tried(task) for task in (self._store_ends, self._prune)]
+            if not all(done):
                 await trio.sleep(_STORE_RETRY)
                 self._wake.set()
+
+    async def _tried(self, task: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await task()
+        except JobfsError as error:
+            log.warning("%s; trying again", error)
+        except Exception:
+            log.exception("keeping house failed; trying again")
+        else:
+            return True
+        return False
 
     # News of the engine
 
@@ -281,8 +300,11 @@ class JobTable:
 
     def _happened(self, news: Stopped | Continued) -> None:
         job = self._jobs.get(news.job)
-        if job is not None:
-            job.happen(Event.STOP if isinstance(news, Stopped) else Event.CONTINUE)
+        if job is None:
+            return
+        before = job.status
+        job.happen(Event.STOP if isinstance(news, Stopped) else Event.CONTINUE)
+        if job.status != before:
             self._publish(job.status.word if isinstance(news, Stopped) else "continued", self._standing(job))
 
     def _ended(self, news: Ended) -> None:

@@ -17,7 +17,6 @@ import click
 
 from jobfs import client
 from mount import mountpoint, state
-from mount.daemon import FORESEEN, Options, detach, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +66,9 @@ def main() -> None:
 @click.option("--foreground", is_flag=True, help="Stay, and end with the mount.")
 def mount_(directory: Path | None, state_: str | None, keep: int, keep_bytes: int, *, foreground: bool) -> None:
     """Mount the jobs at DIRECTORY (/v/jobs, or a place of your own) and go to the background."""
+    # Here and not above: it takes three times as long to load as all that the other commands need.
+    from mount.daemon import FORESEEN, Options, detach, serve  # noqa: PLC0415
+
     try:
         point = (directory or mountpoint.default_mountpoint()).absolute()
         options = Options(_normal(point), state.state_path(state_, point), keep, keep_bytes)
@@ -158,7 +160,10 @@ def rm(jobs: tuple[str, ...]) -> None:
 def logs(job: str, *, stderr: bool, follow: bool) -> None:
     """Print what a job wrote."""
     with _reported():
-        directory = _client().directory / job.removeprefix("%")
+        mount = _client().directory
+        directory = mount / job.removeprefix("%")
+        if not directory.exists() and (mount / "ctl").exists():
+            _fail(f"no such job: {job}")
         _copy(directory / ("stderr" if stderr else "stdout"), until_ended=directory / "status" if follow else None)
 
 
@@ -175,6 +180,8 @@ def _reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            _fail("the daemon has gone, and its jobs go on: `jobfs mount` shows them again")
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error)
 
 
@@ -197,10 +204,12 @@ def _copy(path: Path, until_ended: Path | None = None) -> None:
 
 
 def _mounted_at(directory: Path | None) -> Path:
-    try:
-        return _normal(directory) if directory is not None else client.find()
-    except OSError as error:
-        _fail(error)
+    if directory is not None:
+        return _normal(directory)
+    usual = client.find_usual()  # no other one is taken: it may be somebody's who did not mean this command
+    if usual is None:
+        _fail("jobfs is not mounted in a usual place: say which DIRECTORY")
+    return usual
 
 
 def _normal(path: Path) -> Path:

@@ -38,6 +38,8 @@ _LOG_SIZE = 1024 * 1024  # bytes of one log file; one older one is kept
 _MAX_TASKS = 100_000  # requests that may wait at once; pyfuse3's 99 would freeze the mount
 # What keeps a daemon from serving and is told in a sentence, not by a traceback.
 FORESEEN = (mountpoint.MountpointUnusable, StateUnusable, JobfsError, OSError)
+_LAST_ANSWERS = 2.0  # seconds that requests have to be answered after a signal; one may wait for what never comes
+_READY = "ready"
 _RESTART_PAUSE = 0.5  # seconds between attempts to have a supervisor again
 
 
@@ -61,31 +63,44 @@ def detach(serve_it: Callable[[Callable[[], None]], None]) -> str | None:
         os.close(writer)
         with open(reader, encoding="utf-8") as said:
             answer = said.read()
-        return None if answer == "ready" else answer or "the daemon ended before it was ready"
+        return None if answer == _READY else answer or "the daemon ended before it was ready"
+    os.close(reader)
+    waiting = _Waiting(writer)
     status = 1
     try:
-        os.close(reader)
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.chdir("/")
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(null, number)
-
-        def ready() -> None:
-            os.write(writer, b"ready")
-            os.close(writer)
-
-        serve_it(ready)
+        _become_daemon()
+        serve_it(lambda: waiting.tell(_READY))
         status = 0
     except Exception as error:
-        with suppress(OSError):  # it was ready: nobody waits any more
-            os.write(writer, str(error).encode("utf-8", "replace"))
+        waiting.tell(str(error))
         expected = isinstance(error, FORESEEN)
         log.error("the daemon ends: %s", error, exc_info=None if expected else error)  # noqa: TRY400
     finally:
         os._exit(status)
+
+
+class _Waiting:
+    """The one who waits for a daemon, at the other end of a pipe; told once."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe: int | None = pipe
+
+    def tell(self, what: str) -> None:
+        pipe, self._pipe = self._pipe, None  # its number may be another file's later
+        if pipe is not None:
+            with suppress(BrokenPipeError):  # who waited was interrupted
+                os.write(pipe, what.encode("utf-8", "replace"))
+            os.close(pipe)
+
+
+def _become_daemon() -> None:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
 
 
 def serve(options: Options, ready: Callable[[], None]) -> None:
@@ -155,16 +170,17 @@ class _Daemon:
         try:
             pyfuse3.init(operations, str(self._options.point), options)
         except RuntimeError as error:
-            msg = f"mounting at {self._options.point} failed: is /dev/fuse there and may you use it?"
+            msg = f"mounting at {self._options.point} failed: you need to be allowed to read and write /dev/fuse"
             raise mountpoint.MountpointUnusable(msg) from error
         mount = mountpoint.mount_at(self._options.point)
         if mount is not None:
             operations.mounted_as = (mount.id, mount.device)
         try:
-            await nursery.start(_unmount_on_signals)
-            nursery.start_soon(_say_when_mounted, ready)
-            log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
-            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+            with trio.CancelScope() as serving:
+                await nursery.start(_unmount_on_signals, serving)
+                nursery.start_soon(_say_when_mounted, ready)
+                log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
+                await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
         finally:
             pyfuse3.close(unmount=True)
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
@@ -177,11 +193,22 @@ class _Daemon:
             self._engine.gone = trio.Event()
             try:
                 await nursery.start(self._engine.run)
-                await self._table.attach_engine()
-            except JobfsError as error:
+            except (JobfsError, OSError) as error:  # OSError: no descriptor is left, for one
                 log.error("%s; trying again", error)  # noqa: TRY400 - the sentence says it
                 await trio.sleep(_RESTART_PAUSE)
                 self._engine.gone.set()
+                continue
+            await self._attach_supervisor()
+
+    async def _attach_supervisor(self) -> None:
+        while not self._engine.gone.is_set():
+            try:
+                await self._table.attach_engine()
+            except (JobfsError, OSError) as error:
+                log.error("%s; trying again", error)  # noqa: TRY400 - the sentence says it
+                await trio.sleep(_RESTART_PAUSE)
+            else:
+                return
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -197,12 +224,13 @@ async def _say_when_mounted(ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _unmount_on_signals(*, task_status: trio.TaskStatus[None]) -> None:
+async def _unmount_on_signals(serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             pyfuse3.terminate()
+            serving.deadline = trio.current_time() + _LAST_ANSWERS
 
 
 def _open_events(path: Path) -> RingWriter:

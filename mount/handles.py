@@ -191,6 +191,7 @@ class ControlHandle:
         return self._file.commit(batch)
 
     async def _run_rest(self, finish: Callable[[], Step[Caller] | None]) -> None:
+        writer, self._last_writer = self._last_writer, None  # a write meanwhile must not close it
         try:
             step = finish()
             if step is not None:
@@ -204,7 +205,8 @@ class ControlHandle:
             self._table.report_error(error)
             raise
         finally:
-            self._forget_writer()
+            if writer is not None:
+                writer.close()
 
     def _keep(self, caller: Caller) -> None:
         """An unterminated line may be run when its writer has gone: what the job inherits is read now."""

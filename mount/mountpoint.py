@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from jobfs.client import PREFERRED, TYPE
+from jobfs.client import FALLBACK, PREFERRED, TYPE
 from jobfs.mountinfo import Mount, mounts
 
 
@@ -43,7 +43,7 @@ def default_mountpoint() -> Path:
         return PREFERRED
     if mount is not None and mount.type == TYPE and os.geteuid() == 0:
         return PREFERRED
-    return Path.home() / "jobs"
+    return Path.home() / FALLBACK
 
 
 def prepare(point: Path) -> list[str]:
@@ -67,14 +67,17 @@ def prepare(point: Path) -> list[str]:
 
 def unmount(point: Path, *, lazy: bool = False) -> None:
     """Takes the mount at `point` away; MountpointUnusable where that fails, because it is in use for one."""
-    helper = shutil.which("fusermount3")
-    if helper is None:
+    fusermount = shutil.which("fusermount3")
+    if fusermount is None:
         msg = "fusermount3 is not installed (package fuse3)"
         raise MountpointUnusable(msg)
-    command = [helper, "-u", *(["-z"] if lazy else []), "--", str(point)]
+    command = [fusermount, "-u", *(["-z"] if lazy else []), "--", str(point)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise MountpointUnusable(done.stderr.strip().removeprefix(f"{helper}: ") or f"cannot unmount {point}")
+        why = done.stderr.strip().removeprefix(f"{fusermount}: ") or f"cannot unmount {point}"
+        if os.strerror(errno.EBUSY) in why:
+            why += f" (somebody has a file open there, or stands in it: `fuser -vm {point}` tells who)"
+        raise MountpointUnusable(why)
 
 
 def remove(made: list[str]) -> None:

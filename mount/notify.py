@@ -25,12 +25,12 @@ class KernelFace:
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """Returns when no lookup finds the jobs any more.
 
-        The one that rmdir(2) is just removing is left out: the kernel forgets it by itself, and holds the lock on the
-        root meanwhile that telling it would wait for.
+        Where rmdir(2) is just removing one the kernel is told nothing: it forgets that one by itself, and holds the
+        lock on the root meanwhile that telling it would wait for.
         """
-        names = [str(job.id).encode("ascii") for job in jobs if job.id != by_rmdir]
-        if names and by_rmdir is None:
-            await trio.to_thread.run_sync(_forget, names)
+        if by_rmdir is None:
+            names = [str(job.id).encode("ascii") for job in jobs]
+            await trio.to_thread.run_sync(_forget, names, abandon_on_cancel=True)
 
 
 def _forget(names: list[bytes]) -> None:

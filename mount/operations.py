@@ -141,8 +141,7 @@ class Operations(pyfuse3.Operations):
 
     def _entries(self, directory: int, start: int) -> Iterator[Listed]:
         """What a directory lists past the cookie `start`; attributes are made when they are asked for."""
-        above = ROOT if directory == ROOT else directory
-        for cookie, name, inode in ((_DOT, b".", directory), (_DOT_DOT, b"..", above)):
+        for cookie, name, inode in ((_DOT, b".", directory), (_DOT_DOT, b"..", ROOT)):
             if cookie > start:
                 yield cookie, name, partial(self._attributes, inode)
         if directory == ROOT:
@@ -182,6 +181,7 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EISDIR)
         if flags & os.O_ACCMODE != os.O_RDONLY and not entry.mode & stat.S_IWUSR:
             raise pyfuse3.FUSEError(errno.EACCES)
+        settled = job is not None and isinstance(entry, JobFile) and _settled(job, entry)
         handle = self._open(inode, job, entry, (ctx.pid, ctx.uid))
         number = self._next_handle
         self._next_handle += 1
@@ -189,7 +189,6 @@ class Operations(pyfuse3.Operations):
         if job is not None:
             self._job_of_handle[number] = job
             self._held[job.id] = (job, self._held.get(job.id, (job, 0))[1] + 1)
-        settled = job is not None and isinstance(entry, JobFile) and _settled(job, entry)
         return pyfuse3.FileInfo(fh=number, direct_io=not settled, keep_cache=settled)
 
     def _open(self, inode: int, job: Job | None, entry: Entry, opener: tuple[int, int]) -> Handle:

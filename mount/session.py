@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections import deque
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -19,8 +20,10 @@ import trio
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Requests served in a row before other tasks are let run.
+# Requests served in a row before other tasks are let run, and the seconds that these may take: listing a large table
+# takes a millisecond a request.
 _TURN = 64
+_TURN_TIME = 0.002
 # How often to look for the next request before sleeping. A client that was just answered asks again within a few
 # microseconds; sleeping and being woken would cost fifty. Not where the last request is still being worked on, by
 # another task: its answer would come later for it.
@@ -66,6 +69,7 @@ class RequestWait:
         self._poll = select.poll()
         self._fd = -1
         self._served = 0
+        self._turn_ends = 0.0
         self._last: trio.lowlevel.Task | None = None
 
     async def wait_readable(self, fd: int) -> None:
@@ -74,21 +78,20 @@ class RequestWait:
             self._fd = fd
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
-        self._served += 1
-        if self._served >= _TURN:
-            self._served = 0
-            await trio.lowlevel.checkpoint()
         task = trio.lowlevel.current_task()
         looks, self._last = (_LOOKS if task is self._last else 0), task
-        while not self._poll.poll(0):
+        self._served += 1
+        # Others get their turn in trio's own wait, which `pyfuse3.terminate` can end; a checkpoint would not hear it.
+        while self._served < _TURN and time.monotonic() < self._turn_ends:
+            if self._poll.poll(0):
+                return
             if not looks:
                 break
             looks -= 1
             os.sched_yield()
-        else:
-            return
-        self._served = 0
         await trio.lowlevel.wait_readable(fd)
+        self._served = 0
+        self._turn_ends = time.monotonic() + _TURN_TIME
 
 
 def tune() -> None:

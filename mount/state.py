@@ -20,6 +20,10 @@ MEMORY = "memory"
 _SERVING = "daemon.json"
 _LOCK = "daemon.lock"
 _TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
+# Where SQLite's write-ahead log and flock(2) do not hold between machines; one whose name begins with `fuse` too.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    "9p afs autofs ceph cifs coda gfs2 glusterfs lustre ncpfs nfs nfs4 ocfs2 smb3".split()  # noqa: SIM905 - reads better
+)
 
 
 class StateUnusable(Exception):  # noqa: N818 - the message is the sentence that a person reads
@@ -59,7 +63,7 @@ class StateDirectory:
             os.close(self._lock)
             other = serving(path)
             where = f" at {other.mountpoint} by process {other.pid}" if other else ""
-            msg = f"the state in {path} is being served already{where}"
+            msg = f"the state in {path} is being served already{where}: unmount that first, or use another --state"
             raise StateUnusable(msg) from None
 
     def announce(self, mountpoint: Path, made: list[str]) -> None:
@@ -119,9 +123,6 @@ def _make_private(path: Path) -> None:
         msg = f"the state directory {path} is open to others (mode {status.st_mode & 0o777:04o}): chmod 700 it"
         raise StateUnusable(msg)
     kind = MountTable().type_of(str(path.resolve()))
-    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
+    if kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
         msg = f"the state directory {path} is on {kind}, where locks and shared memory do not hold: choose a local one"
         raise StateUnusable(msg)
-
-
-NETWORK_FILE_SYSTEMS = frozenset("9p afs autofs ceph cifs coda gfs2 glusterfs lustre ncpfs nfs nfs4 ocfs2 smb3".split())  # noqa: SIM905

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 _READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
+# Those that this process started: they outlive it, but one that ends first must not stay a zombie.
+_supervisors: list[subprocess.Popen[bytes]] = []
 # Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
 _PROCESSES_KEPT = 0.1
 
@@ -91,17 +93,20 @@ class LocalEngine:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
         self._socket, self._hello, decoder = await _connect(self._state)
+        gone = self.gone
         task_status.started()
         try:
             while data := await self._socket.recv(_READ):
                 for message in decoder.feed(data):
                     self._take(message)
-        except (OSError, ProtocolError) as error:
+        except (OSError, ProtocolError, trio.ClosedResourceError) as error:
             log.error("the supervisor's connection broke: %s", error)  # noqa: TRY400 - no fault of this code
+        except Exception:
+            log.exception("the supervisor said what makes no sense")  # one of another version, perhaps
         finally:
             self._socket.close()
             self._socket = None
-            self.gone.set()
+            gone.set()
             for answer in self._waiting.values():
                 answer.arrived.set()
 
@@ -201,16 +206,17 @@ class LocalEngine:
         return answer.message
 
     async def _send(self, frame: bytes, directory: int | None) -> None:
-        if self._socket is None:
+        sock = self._socket  # the one for the whole frame: it may be another supervisor's after an await
+        if sock is None:
             msg = "the supervisor is not connected"
             raise EngineGone(msg)
         ancillary = (
             [] if directory is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, directory.to_bytes(4, sys.byteorder))]
         )
         try:
-            sent = await self._socket.sendmsg([frame], ancillary)
+            sent = await sock.sendmsg([frame], ancillary)
             while sent < len(frame):
-                sent += await self._socket.send(memoryview(frame)[sent:])
+                sent += await sock.send(memoryview(frame)[sent:])
         except (OSError, trio.ClosedResourceError) as error:
             msg = f"the supervisor does not listen: {error}"
             raise EngineGone(msg) from error
@@ -239,8 +245,8 @@ def _story(record: JobRecord) -> list[News]:
     story: list[News] = [_started(record)]
     if "wait_status" in record:
         story.append(_ended(record))
-    elif record["stopped"]:
-        story.append(Stopped(record["id"]))
+    else:
+        story.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
     return story
 
 
@@ -357,6 +363,7 @@ def _known_addresses(state: Path) -> list[str]:
 
 def _start(state: Path) -> bool:
     """Starts a supervisor as a daemon of its own; False where another one has the state."""
+    _supervisors[:] = [earlier for earlier in _supervisors if earlier.poll() is None]
     with (state / "log").open("ab") as said:
         command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state))]
         process = subprocess.Popen(
@@ -372,17 +379,12 @@ def _start(state: Path) -> bool:
     ready = process.stdout.readline()
     process.stdout.close()
     if ready:
-        _disown(process)
+        _supervisors.append(process)
         return True
     if process.wait() != EXIT_LOCKED:
         msg = f"the supervisor does not start: see {state}/log"
         raise EngineGone(msg)
     return False
-
-
-def _disown(process: subprocess.Popen[bytes]) -> None:
-    """It outlives us: no warning about a child that nobody waited for, and no zombie should it end first."""
-    process.returncode = 0
 
 
 def _socket_path(state: Path) -> Path:

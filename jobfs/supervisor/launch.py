@@ -8,7 +8,9 @@ hang. All else is forked: chdir, opening `--stdin FILE` and exec happen in the c
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import resource
 import select
 import signal
@@ -51,6 +53,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 _ALL_SIGNALS = frozenset(signal.valid_signals())
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 _RESETTABLE = sorted(_ALL_SIGNALS - _UNCATCHABLE)
+_MOUNT = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)  # /proc/PID/fdinfo (proc(5))
 _REMEMBERED = 1000  # directories whose file system is remembered
 _EXEC_FAILED = 127  # the exit status of a child whose exec failed; only its report counts
 
@@ -95,7 +98,7 @@ class Launcher:
             and order["stdin"] == "none"
             and order["nice"] is None
             and to.directory is not None
-            and self._mounts.is_local(order["directory"])
+            and self._mounts.holds_locally(to.directory)
         )
 
     def _posix_spawn(self, order: SpawnOrder, to: Descriptors) -> int:
@@ -166,6 +169,8 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             doing = f"run {order['argv'][0]}"
             words = [encode(word) for word in order["argv"]]
+            if not words[0]:  # Python takes it for a mistake of ours and raises ValueError
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             os.execvpe(words[0], words, environment_mapping(order["environment"]))
         except OSError as error:
             os.write(report, f"{error.errno} {doing}".encode("utf-8", "surrogateescape"))
@@ -204,17 +209,23 @@ class MountTable:
         self._changed = select.poll()
         self._changed.register(self._fd, select.POLLPRI | select.POLLERR)
         self._types: dict[Path, str] = {}
+        self._types_by_number: dict[int, str] = {}
         self._found: dict[str, str] = {}  # answers that were given since the table was read
         self._read()
 
-    def is_local(self, path: str) -> bool:
-        """Whether `path`, which must be free of links, lies on a file system of `LOCAL_FILE_SYSTEMS`."""
-        return self.type_of(path) in LOCAL_FILE_SYSTEMS
+    def holds_locally(self, fd: int) -> bool:
+        """Whether the open file `fd` lies on a file system of `LOCAL_FILE_SYSTEMS` that is mounted here.
+
+        By the number of its mount: a path that comes from another mount namespace, or from a mount that was taken away
+        lazily, names something else here.
+        """
+        self._refresh()
+        number = _MOUNT.search(Path(f"/proc/self/fdinfo/{fd}").read_bytes())
+        return number is not None and self._types_by_number.get(int(number[1])) in LOCAL_FILE_SYSTEMS
 
     def type_of(self, path: str) -> str:
         """The type of the file system that `path`, which must be free of links, lies on; empty where unknown."""
-        if self._changed.poll(0) or len(self._found) > _REMEMBERED:
-            self._read()
+        self._refresh()
         found = self._found.get(path)
         if found is None:
             place = Path(path)
@@ -222,8 +233,14 @@ class MountTable:
             self._found[path] = found
         return found
 
+    def _refresh(self) -> None:
+        if self._changed.poll(0) or len(self._found) > _REMEMBERED:
+            self._read()
+
     def _read(self) -> None:
         self._found.clear()
         os.lseek(self._fd, 0, os.SEEK_SET)
         with open(self._fd, "rb", closefd=False) as lines:
-            self._types = {mount.point: mount.type for mount in mountinfo.parse(lines.read())}
+            mounts = mountinfo.parse(lines.read())
+        self._types = {mount.point: mount.type for mount in mounts}
+        self._types_by_number = {mount.id: mount.type for mount in mounts}

@@ -35,7 +35,7 @@ _SETTLING = 0.05
 # The number of no process that a session is led by.
 _NOBODY = -1
 # Characters that a reason may take of the record's one block.
-_REASON = 400
+_REASON = 200
 
 
 class Child:

@@ -77,7 +77,6 @@ class Message(TypedDict, total=False):
     news: str
     record: JobRecord
     records: list[JobRecord]
-    stream: str
 
 
 class ProtocolError(Exception):

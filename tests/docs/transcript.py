@@ -99,6 +99,8 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell that was started with it ignored, as in the background of a script, could not be interrupted.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - there are no threads
         )
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None

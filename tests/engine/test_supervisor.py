@@ -10,7 +10,7 @@ import time
 
 import trio
 
-from jobfs.engines.base import Closed, Ended, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Started, Stopped
 from jobfs.errors import EngineGone
 from jobfs.supervisor import EXIT_LOCKED
 from tests.engine.workshop import Workshop, ended, error_of, status_of, until
@@ -34,7 +34,7 @@ async def test_jobs_go_on_while_no_daemon_is_there(bare: Workshop) -> None:
     size = len(bare.read(job))
     await until(lambda: len(bare.read(job)), lambda now: now > size)
     async with bare.attached(job) as learned:
-        assert [bare.started(job)] == learned
+        assert [bare.started(job), Continued(job)] == learned
 
 
 async def test_an_end_that_nobody_was_there_for_is_told_once(bare: Workshop) -> None:
@@ -47,12 +47,12 @@ async def test_an_end_that_nobody_was_there_for_is_told_once(bare: Workshop) -> 
     assert await ended(bare.started(job).pid or 0)
     async with bare.attached(job, other) as learned:
         end = next(news for news in learned if isinstance(news, Ended))
-        assert [Started, Ended, Started] == [type(news) for news in learned]
+        assert [Started, Ended, Started, Continued] == [type(news) for news in learned]
         assert (job, "failed:3") == (end.job, status_of(end))
         assert before <= end.ended_at <= time.time()
         await bare.engine.acknowledge([job])
     async with bare.attached(other) as learned:
-        assert [bare.started(other)] == learned
+        assert [bare.started(other), Continued(other)] == learned
 
 
 async def test_a_job_that_is_stopped_meanwhile_is_learned_to_be(bare: Workshop) -> None:

@@ -83,15 +83,15 @@ class Workshop:
         return int(json.loads((self.state / ADDRESS).read_text(encoding="utf-8"))["pid"])
 
     async def finish(self) -> None:
-        """Kills what still runs; AssertionError unless jobs and supervisors are all gone by then."""
-        jobs = self._marked()
-        while jobs:
-            for pid in jobs:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            jobs = self._marked()
-        for pid in self.supervisors:
-            assert await ended(pid), f"the supervisor {pid} does not end although nothing is left to do"
+        """Kills what still runs; raises unless the supervisors, with nothing left to do, end by themselves."""
+        await until(self._kill, lambda left: not left)
+
+    def _kill(self) -> list[int]:
+        # Again and again: a process that is amid its exec shows no environment for a moment.
+        for pid in self._marked():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return [pid for pid in self.supervisors if not has_ended(pid)]
 
     def _marked(self) -> list[int]:
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._mark in environment_of(pid)]
@@ -209,20 +209,25 @@ async def until(look: Callable[[], T], holds: Callable[[T], object] = bool) -> T
         return seen
 
 
-async def ended(pid: int) -> bool:
-    """Waits until a process has ended; False where it does not."""
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended; a child of ours is reaped."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        with trio.move_on_after(PATIENCE):
-            await trio.lowlevel.wait_readable(pidfd)
-        with suppress(ChildProcessError):  # nobody else waits for our own
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - it does not block
-        return bool(select.select([pidfd], [], [], 0)[0])
+        over = bool(select.select([pidfd], [], [], 0)[0])
+        if over:
+            with suppress(ChildProcessError):  # another one's child
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        return over
     finally:
         os.close(pidfd)
+
+
+async def ended(pid: int) -> bool:
+    """Waits until a process has ended."""
+    return await until(lambda: has_ended(pid))
 
 
 def environment_of(pid: int) -> list[str]:

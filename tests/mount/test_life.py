@@ -299,6 +299,7 @@ def test_second_mount_of_one_state_is_refused(jobs: Mounted) -> None:
     other = jobs.place / "other"
     done = jobs.jobfs("mount", "--state", str(jobs.state), str(other), check=False)
     sentence = f"the state in {jobs.state} is being served already at {jobs.path} by process {jobs.daemon}"
+    sentence += ": unmount that first, or use another --state"
     assert (1, f"jobfs: {sentence}\n", False) == (done.returncode, done.stderr, other.exists())
     assert ("running", job + 1) == (jobs.status(job), jobs.spawn("true"))
 
@@ -654,7 +655,7 @@ def test_jobfs_rm_forgets_jobs(shared: Mounted) -> None:
         (("kill", "99999"), "no such job: 99999"),
         (("rm", "nobody"), "no such job: nobody"),
         (("kill", "-NONSENSE", "1"), "NONSENSE"),
-        (("logs", "99999"), "{path}/99999/stdout: No such file or directory"),
+        (("logs", "99999"), "no such job: 99999"),
         (("spawn", "--timeout", "soon", "true"), "soon"),
         (("spawn", "--name", "last", "true"), "last"),
         (("spawn", "no-such-program", "argument"), "no-such-program"),
@@ -666,7 +667,7 @@ def test_jobfs_errors_are_a_sentence(shared: Mounted, words: tuple[str, ...], se
     done = shared.jobfs(*words, check=False)
     assert (1, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
     assert done.stderr.startswith("jobfs: ")
-    assert sentence.format(path=shared.path) in done.stderr
+    assert sentence in done.stderr
 
 
 def test_jobfs_rm_of_a_live_job_is_refused(shared: Mounted) -> None:

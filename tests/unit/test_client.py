@@ -71,17 +71,26 @@ def _mounts(*points: tuple[str, str, int]) -> list[Mount]:
     ("there", "expected"),
     [
         ([("/a", client.TYPE, 0), ("/v/jobs", client.TYPE, 0), ("/b", client.TYPE, 0)], "/v/jobs"),
-        ([("/a", client.TYPE, 0), ("/b", client.TYPE, 0)], "/b"),
+        ([("/a", client.TYPE, 0), ("/home/me/jobs", client.TYPE, 0)], "/home/me/jobs"),
         ([("/a", client.TYPE, 0), ("/v/jobs", client.TYPE, 1), ("/b", "fuse.other", 0)], "/a"),
     ],
 )
 def test_the_users_own_mount_is_found(
     monkeypatch: pytest.MonkeyPatch, there: list[tuple[str, str, int]], expected: str
 ) -> None:
-    """`/v/jobs` where it is this user's, else the newest of theirs; nobody else's and no other file system's."""
+    """`/v/jobs`, else `~/jobs`, else the only one; where it is this user's, and no other file system's."""
+    monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("JOBFS_MOUNT", raising=False)
     monkeypatch.setattr(client, "mounts", lambda: _mounts(*((p, t, os.geteuid() + u) for p, t, u in there)))
     assert Path(expected) == find()
+
+
+def test_which_of_several_mounts_is_meant_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two mounts in unusual places: the error names both, and how to say which."""
+    monkeypatch.delenv("JOBFS_MOUNT", raising=False)
+    monkeypatch.setattr(client, "mounts", lambda: _mounts(*((p, client.TYPE, os.geteuid()) for p in ("/a", "/b"))))
+    with pytest.raises(NotMountedError, match=r"/a, /b.*JOBFS_MOUNT"):
+        find()
 
 
 def test_inside_a_job_its_own_mount_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

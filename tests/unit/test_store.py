@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,13 +83,12 @@ def _scribble(path: Path, statement: str) -> None:
 @given(SPECS, st.floats(0, 1e11))
 def test_a_job_comes_back_as_it_was_added(job_spec: JobSpec, created_at: float) -> None:
     """Every word of a specification survives, bytes that are not UTF-8 too; a new job is queued."""
-    store = Store(Path(":memory:"))
-    try:
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place, "jobs.sqlite"))
         id_ = store.add(job_spec, created_at)
         (row,) = store.jobs()
         expected = Row(id_, job_spec, QUEUED, None, None, None, created_at, None, None, None, Usage())
         assert expected == row
-    finally:
         store.close()
 
 
@@ -203,8 +203,8 @@ def full(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A state whose disk has room for one small job. SQLite itself says that there is no more, as it does on a disk."""
     plain = sqlite3.connect
 
-    def bounded(where: Path, *, isolation_level: None) -> sqlite3.Connection:
-        db = plain(where, isolation_level=isolation_level)
+    def bounded(where: Path, *, timeout: float, isolation_level: None) -> sqlite3.Connection:
+        db = plain(where, timeout=timeout, isolation_level=isolation_level)
         db.execute("PRAGMA max_page_count=8")
         return db
 
