@@ -226,8 +226,8 @@ class FakeEngine:
         story: list[News] = [fake.started]
         if fake.ended is not None:
             story.append(fake.ended)
-        elif fake.stopped:
-            story.append(Stopped(fake.started.job))
+        else:
+            story.append(Stopped(fake.started.job) if fake.stopped else Continued(fake.started.job))
         return story
 
     def _say(self, news: News) -> None:

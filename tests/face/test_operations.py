@@ -394,3 +394,26 @@ def test_inode_numbers_tell_job_and_file() -> None:
     assert 3 * 64 == len(numbers)
     assert all(job_of(number) == whose for number, whose in numbers.items())
     assert ROOT not in numbers
+
+
+async def test_the_directory_above_a_jobs_is_the_root(desk: Desk, face: Face) -> None:
+    """`..` of a job's directory has the inode number of the root, as on a disk."""
+    job = await desk.spawn()
+    directory = (await face.find(str(job.id))).st_ino
+    above = {name: attributes().st_ino for _, name, attributes in face.operations._entries(directory, 0)}  # noqa: SLF001
+    assert (directory, ROOT) == (above[b"."], above[b".."])
+
+
+async def test_an_open_that_fails_holds_nothing(desk: Desk, face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of descriptors, each failed open must not make the shortage worse."""
+    job = await desk.spawn()
+
+    def none_left(_: object) -> bool:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    inode = (await face.find(f"{job.id}/status")).st_ino
+    monkeypatch.setattr(type(job), "ended", property(none_left))
+    with pytest.raises(pyfuse3.FUSEError):
+        await face.operations.open(inode, os.O_RDONLY, face.context)
+    assert not face.operations._handles  # noqa: SLF001
+    assert not face.operations._held  # noqa: SLF001

@@ -739,3 +739,59 @@ async def test_a_name_is_its_holders_after_a_restart(desk: Desk) -> None:
     holder = desk.table.named("x")
     assert holder is not None
     assert newer.id == holder.id
+
+
+# What a review found
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_full_disk_is_pruned_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no end can be stored, the bounds are still kept: that is what makes room."""
+    await desk.restart(keep=1)
+    old, new = await desk.ended(0, 0)
+
+    def full(_: object) -> None:
+        raise StateFull("full")
+
+    monkeypatch.setattr(desk.store, "end", full)
+    with trio.move_on_after(5):
+        await desk.table.keep_house()
+    assert [new.id] == desk.ids()
+    assert old.removed
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_what_nobody_foresaw_does_not_end_keeping_house(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that cannot be started, for one: it is logged, and tried again."""
+    tries: list[int] = []
+
+    async def failing() -> None:
+        tries.append(1)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(desk.table, "_prune", failing)
+    await desk.ended(0)
+    with trio.move_on_after(5):
+        await desk.table.keep_house()
+    assert len(tries) > 1
+
+
+async def test_streams_of_which_the_engine_knows_nothing_are_closed(desk: Desk) -> None:
+    """What an ended job left behind went with the engine: `closed` is true after the next attach."""
+    job = await desk.spawn()
+    desk.engine.write(job.id, "stdout", b"x")
+    desk.engine.exit(job.id, lingering=1, open_streams=["stdout"])
+    assert not desk.info(job).stdout.closed
+    desk.engine.jobs.clear()
+    await desk.table.attach_engine()
+    assert desk.info(job).stdout.closed
+
+
+async def test_a_job_that_was_continued_meanwhile_is_running(desk: Desk) -> None:
+    """A stop that was over before the connection came back is not shown for ever."""
+    job = await desk.spawn()
+    desk.engine.stop(job.id)
+    desk.engine.disconnect()
+    desk.engine.cont(job.id)
+    await desk.table.attach_engine()
+    assert "running" == job.status.word
