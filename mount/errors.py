@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -28,7 +30,8 @@ def as_fuse_error(error: Exception) -> pyfuse3.FUSEError:
         return pyfuse3.FUSEError(error.errno)
     if isinstance(error, OSError) and error.errno is not None:
         log.warning("a request failed: %s", error)
-        return pyfuse3.FUSEError(error.errno)
+        # Out of descriptors is the daemon's, not the caller's: for that one it may work later.
+        return pyfuse3.FUSEError(errno.EAGAIN if error.errno in _NO_DESCRIPTOR else error.errno)
     log.error("a request met an error of jobfs itself", exc_info=error)
     return pyfuse3.FUSEError(errno.EIO)
 

@@ -162,7 +162,8 @@ class LocalEngine:
 
     def known(self) -> Iterable[int]:
         """See `Engine`."""
-        return {int(name.partition(".")[0]) for name in os.listdir(self._jobs) if name[0].isdigit()}
+        ids = (name.partition(".")[0] for name in os.listdir(self._jobs))
+        return {int(name) for name in ids if name.isdigit()}
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobfs.supervisor")
 
 _PR_SET_CHILD_SUBREAPER = 36
+# What a session's end or a slip of somebody's hand sends; each would end the supervisor, and lose its jobs.
+_IGNORED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+)
 # A daemon that starts the supervisor has this long to connect, in seconds, before it ends for having nothing to do.
 _FIRST_CONNECTION = 10.0
 # How long it does not accept any, in seconds, after it could not: it had no descriptor left.
@@ -121,7 +131,7 @@ def _signals_wake() -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     return reader
 

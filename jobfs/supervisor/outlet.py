@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import struct
 import termios
 
 from jobfs.stream import EndOfPipe, RingWriter, grow_pipe
+
+log = logging.getLogger(__name__)
 
 # Bytes that one turn may move: enough for the speed of the pipe, little enough that other jobs' pipes get their turn.
 TURN = 1024 * 1024
@@ -62,6 +65,10 @@ class Outlet:
         except EndOfPipe:
             self.at_end = True
             return 0
+        except FileNotFoundError:  # somebody removed the state: there is no place that waiting could bring back
+            log.warning("%s is gone, and so is what is written to it", self._path)
+            self.forget()
+            return self.drain(limit)
         except OSError:
             self.stalled = True
             return 0

@@ -187,3 +187,29 @@ async def test_what_a_removed_job_left_behind_writes_into_nothing(shop: Workshop
     )
     assert 1 == usage.processes
     assert [] == list(shop.engine.known())
+
+
+async def test_a_job_ends_though_the_state_was_removed_under_it(shop: Workshop) -> None:
+    """Output that has no place any more goes nowhere; it does not keep the job running."""
+    job = await shop.spawn("read go < $FIFO; echo late; exit 4", environment=shop.fifo())
+    jobs = shop.state / "jobs"
+    jobs.rename(shop.state / "elsewhere")
+    await shop.go()
+    assert "failed:4" == status_of(await shop.ended(job))
+    (shop.state / "elsewhere").rename(jobs)
+
+
+async def test_a_slip_of_the_hand_does_not_end_the_supervisor(shop: Workshop) -> None:
+    """Signals that a person or a session's end sends leave it and its jobs alone."""
+    job = await shop.spawn("read go < $FIFO; exit 5", environment=shop.fifo())
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM):
+        os.kill(shop.supervisor, number)
+    await shop.go()
+    assert "failed:5" == status_of(await shop.ended(job))
+
+
+async def test_a_file_that_is_no_jobs_is_let_be(shop: Workshop) -> None:
+    """What somebody put among the jobs' files is nobody's output, and no reason not to start."""
+    (shop.state / "jobs" / "1-copy").touch()
+    assert 1 not in shop.engine.known()
+    (shop.state / "jobs" / "1-copy").unlink()

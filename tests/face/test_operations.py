@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from jobfs.errors import EngineGone, LimitReached
+from mount.errors import as_fuse_error
 from mount.operations import Operations
 from mount.tree import JOB_FILES, ROOT, ROOT_FILES, Kind, job_inode, job_name, job_of
 from tests.face.faces import Face, Listing, errno_of
@@ -417,3 +418,9 @@ async def test_an_open_that_fails_holds_nothing(desk: Desk, face: Face, monkeypa
         await face.operations.open(inode, os.O_RDONLY, face.context)
     assert not face.operations._handles  # noqa: SLF001
     assert not face.operations._held  # noqa: SLF001
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_daemon_without_descriptors_says_try_again(number: int) -> None:
+    """It is a limit of the daemon's that was reached, not one of the caller's."""
+    assert errno.EAGAIN == as_fuse_error(OSError(number, os.strerror(number))).errno
