@@ -344,7 +344,7 @@ async def test_an_engine_that_has_gone_does_not_hinder_a_removal(desk: Desk, fac
     assert errno.ENOENT == await errno_of(lambda: face.find("1"))
 
 
-@pytest.mark.parametrize("error", [ValueError("surprise"), KeyError("surprise"), OSError(errno.EMFILE, "surprise")])
+@pytest.mark.parametrize("error", [ValueError("surprise"), KeyError("surprise"), OSError(errno.ENXIO, "surprise")])
 async def test_an_exception_in_a_handler_is_an_errno_and_stands_in_the_log(
     face: Face, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
