@@ -35,6 +35,12 @@ def mounts() -> list[Mount]:
     return parse(Path("/proc/self/mountinfo").read_bytes())
 
 
+def type_at(path: Path) -> str:
+    """The type of the file system that `path`, which must be free of links, lies on; empty where unknown."""
+    types = {mount.point: mount.type for mount in mounts()}
+    return next((types[point] for point in (path, *path.parents) if point in types), "")
+
+
 def _mount(line: bytes) -> Mount:
     left, _, right = line.partition(b" - ")
     kind, source, options = right.split(b" ", 2)

@@ -13,8 +13,8 @@ from pathlib import Path
 import platformdirs
 import psutil
 
+from jobfs import mountinfo
 from jobfs.supervisor import ADDRESS, JOBS
-from jobfs.supervisor.launch import MountTable
 
 MEMORY = "memory"
 _SERVING = "daemon.json"
@@ -122,7 +122,7 @@ def _make_private(path: Path) -> None:
     if status.st_mode & 0o077:
         msg = f"the state directory {path} is open to others (mode {status.st_mode & 0o777:04o}): chmod 700 it"
         raise StateUnusable(msg)
-    kind = MountTable().type_of(str(path.resolve()))
+    kind = mountinfo.type_at(path.resolve())
     if kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
         msg = f"the state directory {path} is on {kind}, where locks and shared memory do not hold: choose a local one"
         raise StateUnusable(msg)

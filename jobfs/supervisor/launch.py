@@ -15,7 +15,6 @@ import resource
 import select
 import signal
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from jobfs import mountinfo
@@ -54,7 +53,7 @@ _ALL_SIGNALS = frozenset(signal.valid_signals())
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 _RESETTABLE = sorted(_ALL_SIGNALS - _UNCATCHABLE)
 _MOUNT = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)  # /proc/PID/fdinfo (proc(5))
-_REMEMBERED = 1000  # directories whose file system is remembered
+_FDINFO_SIZE = 4096  # bytes, more than it has for a directory
 _EXEC_FAILED = 127  # the exit status of a child whose exec failed; only its report counts
 
 
@@ -202,15 +201,13 @@ def environment_mapping(environment: str) -> dict[bytes, bytes]:
 
 
 class MountTable:
-    """Which file system a path is on, told by /proc/self/mountinfo (proc(5)) without touching the path."""
+    """Which file system an open file is on, told by /proc (proc(5)) without touching the file system."""
 
     def __init__(self) -> None:
         self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changed = select.poll()
         self._changed.register(self._fd, select.POLLPRI | select.POLLERR)
-        self._types: dict[Path, str] = {}
-        self._types_by_number: dict[int, str] = {}
-        self._found: dict[str, str] = {}  # answers that were given since the table was read
+        self._types: dict[int, str] = {}  # by the number of the mount
         self._read()
 
     def holds_locally(self, fd: int) -> bool:
@@ -219,28 +216,16 @@ class MountTable:
         By the number of its mount: a path that comes from another mount namespace, or from a mount that was taken away
         lazily, names something else here.
         """
-        self._refresh()
-        number = _MOUNT.search(Path(f"/proc/self/fdinfo/{fd}").read_bytes())
-        return number is not None and self._types_by_number.get(int(number[1])) in LOCAL_FILE_SYSTEMS
-
-    def type_of(self, path: str) -> str:
-        """The type of the file system that `path`, which must be free of links, lies on; empty where unknown."""
-        self._refresh()
-        found = self._found.get(path)
-        if found is None:
-            place = Path(path)
-            found = next((self._types[point] for point in (place, *place.parents) if point in self._types), "")
-            self._found[path] = found
-        return found
-
-    def _refresh(self) -> None:
-        if self._changed.poll(0) or len(self._found) > _REMEMBERED:
+        if self._changed.poll(0):
             self._read()
+        info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            number = _MOUNT.search(os.read(info, _FDINFO_SIZE))
+        finally:
+            os.close(info)
+        return number is not None and self._types.get(int(number[1])) in LOCAL_FILE_SYSTEMS
 
     def _read(self) -> None:
-        self._found.clear()
         os.lseek(self._fd, 0, os.SEEK_SET)
         with open(self._fd, "rb", closefd=False) as lines:
-            mounts = mountinfo.parse(lines.read())
-        self._types = {mount.point: mount.type for mount in mounts}
-        self._types_by_number = {mount.id: mount.type for mount in mounts}
+            self._types = {mount.id: mount.type for mount in mountinfo.parse(lines.read())}

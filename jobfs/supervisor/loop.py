@@ -40,6 +40,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self.hung_up = False  # of the descriptor that is called back for: there is nothing more to read, for ever
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
 
@@ -63,8 +64,9 @@ class Loop:
     def run(self, finished: Callable[[], bool]) -> None:
         """Runs until `finished`, which is asked after each round. What a callback raises is logged, no more."""
         while not finished():
-            for fd, _ in self._epoll.poll(self._until_next_timer()):
+            for fd, events in self._epoll.poll(self._until_next_timer()):
                 callback = self._callbacks.get(fd)
+                self.hung_up = events & (select.EPOLLHUP | select.EPOLLIN) == select.EPOLLHUP
                 if callback is not None:  # an earlier callback of this round may have taken it away
                     _guarded(callback)
             self._run_timers()

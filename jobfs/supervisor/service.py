@@ -239,7 +239,12 @@ class Supervisor:
     # Draining
 
     def _watch_outlet(self, child: Child, name: str) -> None:
-        self._loop.watch(child.outlets[name].reader, lambda: self._drain(child, name))
+        self._loop.watch(child.outlets[name].reader, lambda: self._ready(child, name))
+
+    def _ready(self, child: Child, name: str) -> None:
+        if self._loop.hung_up:  # epoll has said so: no need to ask the pipe
+            child.outlets[name].at_end = True
+        self._drain(child, name)
 
     def _close_outlet(self, outlet: Outlet) -> None:
         if not outlet.closed:
