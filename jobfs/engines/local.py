@@ -25,9 +25,8 @@ from jobfs.model import STREAMS, Usage
 from jobfs.processes import Process, all_processes, boot_id, members
 from jobfs.states import Event, ending
 from jobfs.stream import RingReader
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, job_file
-from jobfs.supervisor.record import NAME as RECORD
-from jobfs.supervisor.record import read_record
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, RECORDS, job_file
+from jobfs.supervisor.records import read_records
 from jobfs.supervisor.wire import PROTOCOL, FrameDecoder, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
@@ -71,18 +70,18 @@ class LocalEngine:
             msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
             raise EngineGone(msg)
         records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
+        written = read_records(f"{self._jobs}/{RECORDS}")
         news: list[News] = []
         for job in alive:
             if job in records:
                 news += _story(records.pop(job))
             else:
-                news += self._story_without_supervisor(job)
+                news += self._story_without_supervisor(job, written.get(job))
         news += [Closed(job, frozenset(record.get("open_streams", ()))) for job, record in records.items()]
         return news
 
-    def _story_without_supervisor(self, job: int) -> list[News]:
+    def _story_without_supervisor(self, job: int, record: JobRecord | None) -> list[News]:
         """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
-        record = read_record(Path(job_file(self._jobs, job, RECORD)))
         if record is None or "pid" not in record:
             return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
         if "wait_status" in record:
@@ -163,7 +162,7 @@ class LocalEngine:
     def known(self) -> Iterable[int]:
         """See `Engine`."""
         ids = (name.partition(".")[0] for name in os.listdir(self._jobs))
-        return {int(name) for name in ids if name.isdigit()}
+        return {int(name) for name in ids if name.isdigit()} | read_records(f"{self._jobs}/{RECORDS}").keys()
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -319,7 +318,7 @@ def _used(processes: list[Process]) -> Usage:
 
 def _remove_files(jobs: str, gone: list[int]) -> None:
     for job in gone:
-        for name in (RECORD, *STREAMS):
+        for name in STREAMS:
             with contextlib.suppress(OSError):  # most have not written to both streams
                 os.unlink(job_file(jobs, job, name))
 

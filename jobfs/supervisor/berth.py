@@ -1,4 +1,4 @@
-"""A place for a job, made before the job comes: its record and its pipes.
+"""A place for a job, made before the job comes: the slot of its record and its pipes.
 
 Making these takes a good part of what starting a process does. So the next one is made while nobody waits, and a spawn
 only gives it the job's name.
@@ -6,26 +6,27 @@ only gives it the job's name.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from jobfs.model import STREAMS
 from jobfs.supervisor import job_file
 from jobfs.supervisor.outlet import Outlet
-from jobfs.supervisor.record import NAME, RecordFile
 
-_SPARE = "spare"  # no number, so nobody takes it for a job
+if TYPE_CHECKING:
+    from jobfs.supervisor.records import Records
 
 
 class Berth:
-    """A record and, still without a file, an outlet for each output stream."""
+    """A slot and, still without a file, an outlet for each output stream."""
 
-    def __init__(self, jobs: str) -> None:
-        """Makes it in the directory `jobs`; OSError where that fails, with nothing left behind."""
+    def __init__(self, jobs: str, records: Records) -> None:
+        """Makes it, for a job whose files will be in the directory `jobs`; OSError where that fails."""
         self._jobs = jobs
-        self._path = job_file(jobs, _SPARE, NAME)
+        self._records = records
+        self._slot = records.allocate()
+        self._job: int | None = None
         self.outlets: dict[str, Outlet] = {}
-        self.record_file = RecordFile(self._path)
         try:
             for name in STREAMS:
                 self.outlets[name] = Outlet()
@@ -34,10 +35,9 @@ class Berth:
             raise
 
     def take(self, job: int, capacity: int) -> None:
-        """It is the job's from now on, with streams of `capacity` bytes; OSError where that fails."""
-        path = job_file(self._jobs, job, NAME)
-        os.rename(self._path, path)
-        self._path = path
+        """It is the job's from now on, with streams of `capacity` bytes."""
+        self._job = job
+        self._records.assign(self._slot, job)
         for name, outlet in self.outlets.items():
             outlet.assign(job_file(self._jobs, job, name), capacity)
 
@@ -46,6 +46,8 @@ class Berth:
         for outlet in self.outlets.values():
             if not outlet.closed:
                 outlet.close()
-        self.record_file.close()
-        with suppress(OSError):
-            os.unlink(self._path)
+        with suppress(OSError):  # it is found free when the file is read again
+            if self._job is None:
+                self._records.give_back(self._slot)
+            else:
+                self._records.release(self._job)

@@ -12,9 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 from jobfs.processes import all_processes, boot_id, members, read_process
+from jobfs.supervisor import RECORDS
 from jobfs.supervisor.berth import Berth
 from jobfs.supervisor.launch import Descriptors, Launched, Launcher, read_report
 from jobfs.supervisor.outlet import Outlet
+from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
@@ -71,10 +73,6 @@ class Child:
         """Its output pipes."""
         return self.berth.outlets
 
-    def write_record(self) -> None:
-        """Writes down what is known now."""
-        self.berth.record_file.write(self.record)
-
     @property
     def pid(self) -> int:
         """The number of the job's process, which is also its group's and its session's."""
@@ -95,6 +93,7 @@ class Supervisor:
     def __init__(self, loop: Loop, jobs: str, open_files: tuple[int, int], tell: Callable[[Message], None]) -> None:
         self._loop = loop
         self._jobs = jobs
+        self._records = Records(f"{jobs}/{RECORDS}")
         self._launcher = Launcher(open_files)
         self._spare: Berth | None = None
         self._tell = tell
@@ -144,7 +143,7 @@ class Supervisor:
 
     def _spawn(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
         job, order = request["id"], request["order"]
-        berth, self._spare = self._spare or Berth(self._jobs), None
+        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
         self._loop.after(0, self._make_spare)
         try:
             child = Child(job, berth, order)
@@ -166,7 +165,7 @@ class Supervisor:
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
-            self._spare = self._spare or Berth(self._jobs)
+            self._spare = self._spare or Berth(self._jobs, self._records)
 
     def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
         for outlet in child.outlets.values():
@@ -178,7 +177,7 @@ class Supervisor:
             "started_at": time.time(),
             "started_clock": time.monotonic(),
         }
-        child.write_record()
+        self._records.write(child.record)
         self._children[child.job] = child
         self._by_pid[pid] = child
         child.identify = self._loop.after(_SETTLING, lambda: self._identify(child))
@@ -205,7 +204,7 @@ class Supervisor:
         process = read_process(child.pid)
         if process is not None:
             child.record["start_time"] = process.start
-            child.write_record()
+            self._records.write(child.record)
 
     def _executed(self, child: Child) -> None:
         child.executed = True
@@ -340,7 +339,7 @@ class Supervisor:
         assert child.wait_status is not None
         child.record["wait_status"] = child.wait_status
         child.ended = True
-        child.write_record()
+        self._records.write(child.record)
         self._unread[child.job] = child.record
         self._tell({"news": "ended", "id": child.job, "record": self._described(child)})
         self._settle(child)
@@ -364,7 +363,6 @@ class Supervisor:
             child.kill.cancel()
         if child.ended and not child.open_streams and (child.kill is None or not child.kill.pending):
             del self._children[child.job]
-            child.berth.record_file.close()
             os.close(child.pidfd)
 
     # Signals and ends
@@ -451,6 +449,7 @@ class Supervisor:
     def _forget(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
         for job in request["ids"]:
             self._unread.pop(job, None)
+            self._records.release(job)
             child = self._children.get(job)
             if child is not None:
                 for outlet in child.outlets.values():

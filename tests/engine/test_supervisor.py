@@ -158,10 +158,8 @@ async def test_signals_that_end_a_session_do_not_end_it(shop: Workshop) -> None:
 async def test_two_thousand_jobs_end_right_and_leave_nothing(shop: Workshop) -> None:
     """As many jobs as fast as possible each end with their own status, and the supervisor is as it was before."""
     await shop.closed(await shop.run("true"))
-    # It makes a place for the next job ahead, when nobody waits; having answered again, it has made all of it.
-    await until(lambda: descriptors(shop.supervisor), lambda now: any("spare" in name for name in now))
-    await shop.engine.acknowledge([])
-    before = descriptors(shop.supervisor)
+    # It makes a place for the next job ahead, when nobody waits: two pipes beside that which wakes it.
+    before = await until(lambda: descriptors(shop.supervisor), lambda now: 6 == now.count("pipe:"))
     jobs: dict[int, int] = {}
     for code in range(2000):
         jobs[await shop.spawn(f"exit {code % 7}")] = code % 7

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from jobfs.supervisor import ADDRESS, JOBS, job_file
+from jobfs.supervisor import ADDRESS, JOBS, RECORDS, job_file
+from jobfs.supervisor.records import read_records
 from mount.state import MEMORY, state_path
 from tests.mounted import JOBFS, Mounted, is_running, until
 
@@ -443,9 +444,11 @@ def ended(jobs: Mounted) -> list[int]:
 
 
 def with_files(jobs: Mounted) -> list[int]:
-    """The jobs of which the state has files."""
+    """The jobs of which the state has a record, and no other has output there."""
+    recorded = read_records(str(jobs.state / JOBS / RECORDS))
     names = {name.partition(".")[0] for name in os.listdir(jobs.state / JOBS)}
-    return sorted(int(name) for name in names if name.isdigit())
+    assert {int(name) for name in names if name.isdigit()} <= recorded.keys()
+    return sorted(recorded)
 
 
 def test_keep_bounds_the_ended_jobs(absent: Mounted) -> None:
