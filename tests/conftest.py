@@ -46,6 +46,12 @@ def shared() -> Iterator[Mounted]:
     yield from _mounted()
 
 
+@pytest.fixture
+def hanging() -> Iterator[Mounted]:
+    """Another mount, to be frozen: a file system that does not answer."""
+    yield from _mounted()
+
+
 def _mounted() -> Iterator[Mounted]:
     mounted = Mounted()
     try:

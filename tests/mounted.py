@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +25,7 @@ from jobfs.mountinfo import mounts
 from mount.state import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 JOBFS = str(Path(sys.executable).with_name("jobfs"))
 PATIENCE = 30.0  # seconds until a wait is given up: a bound for what hangs
@@ -31,6 +33,21 @@ _LOOK_AGAIN = 0.005  # seconds between looks
 _REPLY = 1 << 20
 
 T = TypeVar("T")
+
+
+@contextmanager
+def frozen(process: int | None) -> Iterator[None]:
+    """Stops a process for as long as it takes, bounded, because a test that asks it for anything would never end."""
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    thaw = threading.Timer(PATIENCE, os.kill, (process, signal.SIGCONT))
+    thaw.start()
+    try:
+        yield
+    finally:
+        thaw.cancel()
+        thaw.join()
+        os.kill(process, signal.SIGCONT)
 
 
 def until(look: Callable[[], T], holds: Callable[[T], object] = bool, *, patience: float = PATIENCE) -> T:

@@ -70,7 +70,9 @@ class LocalEngine:
             msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
             raise EngineGone(msg)
         records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
-        written = read_records(f"{self._jobs}/{RECORDS}")
+        # Most often there is no such job: then the file, of a block for each job, need not be read.
+        missing = alive.keys() - records.keys()
+        written = read_records(f"{self._jobs}/{RECORDS}") if missing else {}
         news: list[News] = []
         for job in alive:
             if job in records:

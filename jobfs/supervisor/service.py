@@ -44,7 +44,7 @@ class Child:
     """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
 
     def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
-        """Takes `berth`; OSError where that fails."""
+        """Takes `berth`, which is the job's from now on."""
         berth.take(job, order["limit"])
         self.job = job
         self.berth = berth

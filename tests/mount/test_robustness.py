@@ -6,21 +6,18 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mounted import PATIENCE, Mounted, until
+from tests.mounted import Mounted, frozen, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.mount
 
@@ -102,32 +99,6 @@ def test_random_spawns_harm_nobody(jobs: Mounted) -> None:
 
 
 # File systems that hang
-
-
-@contextmanager
-def frozen(process: int | None) -> Iterator[None]:
-    """Stops a process for as long as it takes, bounded, because a test that asks it for anything would never end."""
-    assert process is not None
-    os.kill(process, signal.SIGSTOP)
-    thaw = threading.Timer(PATIENCE, os.kill, (process, signal.SIGCONT))
-    thaw.start()
-    try:
-        yield
-    finally:
-        thaw.cancel()
-        thaw.join()
-        os.kill(process, signal.SIGCONT)
-
-
-@pytest.fixture
-def hanging() -> Iterator[Mounted]:
-    """Another mount, to be frozen: a file system that does not answer."""
-    other = Mounted()
-    try:
-        other.mount()
-        yield other
-    finally:
-        other.finish()
 
 
 @pytest.mark.parametrize("option", ["--cwd {}/1", "--stdin {}/1/stdout", "--cwd / --stdin {}/table"])

@@ -14,24 +14,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.mount.test_robustness import frozen
-from tests.mounted import Mounted, is_running, until
+from tests.mounted import Mounted, frozen, is_running, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 pytestmark = pytest.mark.mount
-
-
-@pytest.fixture
-def hanging() -> Iterator[Mounted]:
-    """Another mount, to be frozen: a file system that does not answer."""
-    other = Mounted()
-    try:
-        other.mount()
-        yield other
-    finally:
-        other.finish()
 
 
 def test_directory_of_a_mount_taken_away_lazily_stops_nobody_else(jobs: Mounted, hanging: Mounted) -> None:
