@@ -66,7 +66,7 @@ class Server:
     def _nobody_came(self) -> None:
         self._may_end = True
 
-    def _accept(self) -> None:
+    def _accept(self, _: int) -> None:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:  # EMFILE: who waits would have us called again at once, and for ever
@@ -137,7 +137,7 @@ def _signals_wake() -> int:
 
 
 def _on_child(loop: Loop, wake_up: int, server: Server) -> None:
-    def woken() -> None:
+    def woken(_: int) -> None:
         os.read(wake_up, 65536)
         server.supervisor.reap()
 

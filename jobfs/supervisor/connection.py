@@ -80,7 +80,7 @@ class Connection:
         if self._unsent:
             self._loop.watch(self._socket.fileno(), self._ready, select.EPOLLIN | select.EPOLLOUT)
 
-    def _ready(self) -> None:
+    def _ready(self, _: int) -> None:
         if self._unsent:
             self._flush()
             if self._open and not self._unsent:

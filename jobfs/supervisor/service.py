@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import resource
+import select
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING
 from jobfs.processes import all_processes, boot_id, members, read_process
 from jobfs.supervisor import RECORDS
 from jobfs.supervisor.berth import Berth
-from jobfs.supervisor.launch import Descriptors, Launched, Launcher, read_report
+from jobfs.supervisor.birth import Birth
+from jobfs.supervisor.child import Child
+from jobfs.supervisor.launch import Descriptors, Launched, Launcher
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
@@ -23,13 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.processes import Process
-    from jobfs.supervisor.loop import Loop, Timer
+    from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.wire import JobRecord, Message, SpawnOrder
 
 log = logging.getLogger(__name__)
 
-# A spawn whose exec hangs is answered after this many seconds: a verb never waits.
-EXEC_PATIENCE = 1.0
 # How often a full disk is asked whether there is room again, in seconds.
 STALL_RETRY = 0.25
 # Seconds after which a process is looked at for the first time.
@@ -38,50 +39,6 @@ _SETTLING = 0.05
 _NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 200
-
-
-class Child:
-    """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
-
-    def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
-        """Takes `berth`, which is the job's from now on."""
-        berth.take(job, order["limit"])
-        self.job = job
-        self.berth = berth
-        self.grace = order["grace"]
-        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
-        self.pidfd = -1
-        self.executed = False
-        self.ending = False
-        self.wait_status: int | None = None  # of a process that was reaped, but whose output is not all drained yet
-        self.ended = False
-        self.queued_signals: list[int] = []
-        self.birth: _Birth | None = None
-        self.timeout: Timer | None = None
-        self.identify: Timer | None = None
-        self.kill: Timer | None = None  # the end of the grace period
-        self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
-
-    def cancel_timers(self) -> None:
-        """Nothing more is to happen by itself."""
-        for timer in (self.timeout, self.kill, self.identify, *self.retries.values()):
-            if timer is not None:
-                timer.cancel()
-
-    @property
-    def outlets(self) -> dict[str, Outlet]:
-        """Its output pipes."""
-        return self.berth.outlets
-
-    @property
-    def pid(self) -> int:
-        """The number of the job's process, which is also its group's and its session's."""
-        return self.record["pid"]
-
-    @property
-    def open_streams(self) -> list[str]:
-        """The streams that somebody may still write to."""
-        return [name for name, outlet in self.outlets.items() if not outlet.closed]
 
 
 class Supervisor:
@@ -161,7 +118,7 @@ class Supervisor:
             self._executed(child)
             reply({"ok": True, "record": child.record})
         else:
-            child.birth = _Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
+            child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
@@ -238,10 +195,10 @@ class Supervisor:
     # Draining
 
     def _watch_outlet(self, child: Child, name: str) -> None:
-        self._loop.watch(child.outlets[name].reader, lambda: self._ready(child, name))
+        self._loop.watch(child.outlets[name].reader, lambda events: self._ready(child, name, events))
 
-    def _ready(self, child: Child, name: str) -> None:
-        if self._loop.hung_up:  # epoll has said so: no need to ask the pipe
+    def _ready(self, child: Child, name: str, events: int) -> None:
+        if events & (select.EPOLLHUP | select.EPOLLIN) == select.EPOLLHUP:  # no need to ask the pipe
             child.outlets[name].at_end = True
         self._drain(child, name)
 
@@ -468,52 +425,6 @@ class Supervisor:
 
     def _described(self, child: Child) -> JobRecord:
         return {**child.record, "open_streams": child.open_streams}
-
-
-class _Birth:
-    """A forked child on its way to exec: whichever comes first, its report or the end of patience, is answered."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is told with and what it is told to
-        self,
-        loop: Loop,
-        child: Child,
-        report: int,
-        executed: Callable[[Child], None],
-        never_ran: Callable[[Child, tuple[int, str], bool], None],
-        reply: Callable[[Message], None],
-    ) -> None:
-        self._loop = loop
-        self._child = child
-        self._report = report
-        self._executed = executed
-        self._never_ran = never_ran
-        self._reply = reply
-        self._answered = False
-        self._patience = loop.after(EXEC_PATIENCE, self._answer)
-        loop.watch(report, self.reported)
-
-    def reported(self) -> None:
-        """The child has said how its way to exec ended, by a failure or by closing the pipe."""
-        try:
-            failure = read_report(self._report)
-        except BlockingIOError:  # the readiness was that of another file, which had this number a moment ago
-            return
-        self._child.birth = None
-        self._loop.unwatch(self._report)
-        os.close(self._report)
-        self._patience.cancel()
-        if failure is None:
-            self._executed(self._child)
-            self._answer()
-        else:
-            self._never_ran(self._child, failure, self._answered)
-            if not self._answered:
-                self._reply({"error": failure})
-
-    def _answer(self) -> None:
-        if not self._answered:
-            self._answered = True
-            self._reply({"ok": True, "record": self._child.record})
 
 
 def _has_children() -> bool:
