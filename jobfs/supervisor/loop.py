@@ -67,9 +67,11 @@ class Loop:
     def run(self, finished: Callable[[], bool]) -> None:
         """Runs until `finished`, which is asked after each round. What a callback raises is logged, no more."""
         while not finished():
-            for fd, events in self._epoll.poll(self._until_next_timer()):
-                callback = self._callbacks.get(fd)
-                if callback is not None:  # an earlier callback of this round may have taken it away
+            ready = self._epoll.poll(self._until_next_timer())
+            callbacks = [self._callbacks.get(fd) for fd, _ in ready]
+            for (fd, events), callback in zip(ready, callbacks, strict=True):
+                # An earlier callback of this round may have closed it, and the number may be another file's by now.
+                if callback is not None and self._callbacks.get(fd) == callback:
                     _guarded(partial(callback, events))
             self._run_timers()
 
