@@ -77,8 +77,7 @@ class Commands:
             case Cont():
                 await self._signal(self._resolve(command.jobs, origin), signal.SIGCONT)
             case Eof():
-                msg = "eof is not available yet"
-                raise BadCommand(msg)
+                await self._close_stdin(self._resolve(command.jobs, origin))
         return "ok"
 
     def _resolve(self, words: tuple[str, ...], origin: Origin) -> list[Job]:
@@ -87,6 +86,13 @@ class Commands:
 
     async def _signal(self, jobs: list[Job], number: int) -> None:
         await _each(jobs, lambda job: self._table.signal(job, number))
+
+    async def _close_stdin(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if not job.spec.takes_input:
+                msg = f"job {job.id} has no stdin to close: it was spawned without --stdin pipe"
+                raise BadCommand(msg)
+        await _each(jobs, self._table.close_stdin)
 
     async def _spawn(self, command: Spawn, origin: Origin) -> str:
         options = command.options

@@ -38,14 +38,15 @@ RESERVED_NAMES = frozenset(
 USAGE = """\
 # One command a line; reading the same open file gives one line for each: the new id, ok, or an error.
 # spawn [option ...] [--] COMMAND LINE    run it by /bin/sh -c, from there to the end of the line verbatim
-#   --name NAME  --cwd DIR  --env K=V (repeatable)  --env-file FILE  --stdin none|FILE  --limit SIZE (64K, 10M, 1G)
-#   --timeout DURATION (90, 90s, 5m, 2h)  --grace DURATION (5s)  --nice N
+#   --name NAME  --cwd DIR  --env K=V (repeatable)  --env-file FILE  --stdin none|pipe|FILE
+#   --limit SIZE (64K, 10M, 1G)  --timeout DURATION (90, 90s, 5m, 2h)  --grace DURATION (5s)  --nice N
 # kill [-SIGNAL] JOB ...                  end it; with a signal, send just that one
 # stop JOB ...    cont JOB ...            pause and go on
+# eof JOB ...                             close the stdin of a job with --stdin pipe
 # rm JOB ...      clean                   forget what has ended: these, or all
 # restart JOB ...                         spawn what has ended again, the same, under a new id
 # {"op": "spawn", "argv": ["make", "-j4"], "name": "build"}
-# JOB is an id, %id, a name, or last. A job's own ctl takes kill, stop, cont, restart and rm, without JOB.
+# JOB is an id, %id, a name, or last. A job's own ctl takes kill, stop, cont, eof, restart and rm, without JOB.
 """
 """What reading a `ctl` gives that was opened and not written."""
 
@@ -204,10 +205,6 @@ def check_supported(command: Command) -> None:
             raise BadCommand("--pty is not available yet")
         case Spawn(options=SpawnOptions(lease=True)):
             raise BadCommand("--lease is not available yet")
-        case Spawn(options=SpawnOptions(stdin="pipe")):
-            raise BadCommand("--stdin pipe is not available yet")
-        case Eof():
-            raise BadCommand("eof is not available yet")
         case _:
             pass
 

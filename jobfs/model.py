@@ -48,6 +48,11 @@ class JobSpec:
     writer: Writer = field(default_factory=Writer)
 
     @property
+    def takes_input(self) -> bool:
+        """Whether what is written to its `stdin` reaches it."""
+        return self.stdin == "pipe"
+
+    @property
     def words(self) -> list[str]:
         """What is executed: `argv`, or the shell with `cmd`."""
         return list(self.argv) if self.argv is not None else ["/bin/sh", "-c", self.cmd or ""]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -16,6 +17,7 @@ from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
 from jobfs.states import Event, IllegalTransition
+from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -62,6 +64,7 @@ class JobTable:
         self._names: dict[str, Job] = {}
         self._ended_bytes: dict[int, int] = {}  # by ended job, in the order of their ends: bytes of output retained
         self._retained = 0  # the sum of those
+        self._stdins: dict[int, Stdin] = {}  # of the jobs that are alive and were asked for theirs
         self._unstored: dict[int, Job] = {}  # ended, and not stored yet
         self._wake = trio.Event()
         self.face: Face = NoFace()
@@ -214,6 +217,25 @@ class JobTable:
         """Ends a job, or what an ended one left behind; JobEnded where nobody is left."""
         await self._engine.end(job.id, _handle(job), job.spec.grace)
 
+    def stdin(self, job: Job) -> Stdin:
+        """What is written to for the job to read it, the same for all who ask; closed where it reads nothing."""
+        stdin = self._stdins.get(job.id)
+        if stdin is None:
+            stdin = Stdin(partial(self._engine.open_stdin, job.id))
+            if job.ended or not job.spec.takes_input:
+                stdin.close()
+            else:
+                self._stdins[job.id] = stdin
+        return stdin
+
+    async def close_stdin(self, job: Job) -> None:
+        """Has the job read end of file; whoever still writes fails. JobEnded where the job has ended."""
+        if job.ended:
+            msg = f"job {job.id} has ended"
+            raise JobEnded(msg)
+        self.stdin(job).close()  # first: as long as one duplicate is open, so is the pipe
+        await self._engine.close_stdin(job.id)
+
     async def remove(self, jobs: list[Job], *, by_rmdir: int | None = None) -> None:
         """Forgets ended jobs; JobAlive, and nothing is changed, where one has not ended."""
         for job in jobs:
@@ -312,6 +334,8 @@ class JobTable:
         if job is None:
             return
         job.end(news)
+        if (stdin := self._stdins.pop(job.id, None)) is not None:
+            stdin.close()
         self._unstored[job.id] = job
         self._publish("ended", self._standing(job))
         self._note_retained(job)

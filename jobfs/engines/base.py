@@ -93,6 +93,18 @@ class Engine(Protocol):
     async def end(self, job: int, handle: str, grace: float) -> None:
         """Ends the job, or what an ended one left behind: SIGTERM, then SIGKILL after `grace` seconds."""
 
+    async def open_stdin(self, job: int) -> int:
+        """A descriptor of what the job reads, to be written to and closed by the caller, and not blocking.
+
+        StdinClosed where there is none: the job has ended, its stdin was closed, or it has none that can be written.
+        """
+
+    async def close_stdin(self, job: int) -> None:
+        """Has the job read end of file after what was written; JobEnded where it has ended. A second time is fine.
+
+        The descriptors of `open_stdin` must be closed too.
+        """
+
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """The ends of these jobs are stored: the engine need not tell them again."""
 

@@ -6,6 +6,7 @@ It outlives the table that uses it, so a second table on the same store meets it
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
-from jobfs.errors import JobEnded, JobfsError
+from jobfs.errors import JobEnded, JobfsError, StdinClosed
 from jobfs.model import STREAMS, Usage
 from jobfs.states import Event
 from jobfs.stream import RingReader, RingWriter
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobfs.model import JobSpec
+
+
+class StdinPipe:
+    """The pipe that a job reads as its stdin; neither end blocks."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def close_reader(self) -> None:
+        """The job reads no more."""
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
+
+    def close_writer(self) -> None:
+        """The job reads what is in the pipe, and then end of file."""
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
 
 
 @dataclass(slots=True)
@@ -37,12 +57,14 @@ class FakeJob:
     ended: Ended | None = None
     lingering: int = 0  # processes that it left behind
     writers: dict[str, RingWriter] = field(default_factory=dict)
+    stdin: StdinPipe | None = None  # once it was opened
+    at_eof: bool = False  # its stdin was closed
 
 
 class FakeEngine:
     """A scripted engine; the ring files of its jobs' output are made in `directory`.
 
-    What it was asked stands in `jobs`, `signals`, `ends`, `acknowledged` and `forgotten`, in the order of asking.
+    What it was asked stands in `jobs`, `signals`, `ends`, `eofs`, `acknowledged` and `forgotten`, in order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,6 +76,7 @@ class FakeEngine:
         self.jobs: dict[int, FakeJob] = {}
         self.signals: list[tuple[int, int]] = []
         self.ends: list[tuple[int, float]] = []
+        self.eofs: list[int] = []
         self.acknowledged: list[int] = []
         self.forgotten: list[int] = []
 
@@ -84,6 +107,14 @@ class FakeEngine:
         if stream not in writers:
             writers[stream] = RingWriter.create(self._path(job, stream), self.jobs[job].spec.limit)
         writers[stream].append(data)
+
+    def read_stdin(self, job: int, size: int) -> bytes:
+        """The job reads at most `size` bytes that were written to it; BlockingIOError where there are none now."""
+        return os.read(self._stdin(job).reader, size)
+
+    def hang_up_stdin(self, job: int) -> None:
+        """The job closes its stdin."""
+        self._stdin(job).close_reader()
 
     def stop(self, job: int) -> None:
         """A signal stops the job."""
@@ -151,6 +182,26 @@ class FakeEngine:
         self._require_somebody(job, handle)
         self.ends.append((job, grace))
 
+    async def open_stdin(self, job: int) -> int:
+        """See `Engine`."""
+        await self._asked()
+        fake = self.jobs.get(job)
+        if fake is None or fake.ended is not None or fake.at_eof or not fake.spec.takes_input:
+            msg = "nobody reads its stdin any more"
+            raise StdinClosed(msg)
+        return os.dup(self._stdin(job).writer)
+
+    async def close_stdin(self, job: int) -> None:
+        """See `Engine`."""
+        await self._asked()
+        fake = self.jobs.get(job)
+        if fake is None or fake.ended is not None:
+            msg = "nothing is left of it"
+            raise JobEnded(msg)
+        self.eofs.append(job)
+        fake.at_eof = True
+        self._stdin(job).close_writer()
+
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
         await self._asked()
@@ -205,10 +256,19 @@ class FakeEngine:
     ) -> None:
         fake = self.jobs[job]
         self._close_writers(job, [name for name in fake.writers if name not in open_streams])
+        if fake.stdin is not None:
+            fake.stdin.close_reader()
+            fake.stdin.close_writer()
         elapsed = time.monotonic() - fake.started.started_clock
         fake.lingering = lingering
         fake.ended = Ended(job, event, code, time.time(), elapsed, reason, open_streams, 0.0, 0.0)
         self._say(fake.ended)
+
+    def _stdin(self, job: int) -> StdinPipe:
+        fake = self.jobs[job]
+        if fake.stdin is None:
+            fake.stdin = StdinPipe()
+        return fake.stdin
 
     def _close_writers(self, job: int, streams: Iterable[str]) -> None:
         for stream in streams:

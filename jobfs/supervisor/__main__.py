@@ -17,16 +17,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, LOCK
-from jobfs.supervisor.connection import Connection, peer_uid
+from jobfs.supervisor.connection import Connection, Request, peer_uid
 from jobfs.supervisor.loop import Loop
 from jobfs.supervisor.service import Supervisor
 from jobfs.supervisor.wire import PROTOCOL, Message
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("jobfs.supervisor")
 
@@ -79,11 +75,11 @@ class Server:
             return
         self._connections.add(Connection(self._loop, sock, self._handle, self._disconnected))
 
-    def _handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        if request.get("op") == "hello":
-            reply({"ok": True, "protocol": PROTOCOL, "pid": os.getpid()})
+    def _handle(self, request: Request) -> None:
+        if request.message.get("op") == "hello":
+            request.answer({"ok": True, "protocol": PROTOCOL, "pid": os.getpid()})
         else:
-            self.supervisor.handle(request, directory, reply)
+            self.supervisor.handle(request)
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)

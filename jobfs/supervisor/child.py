@@ -16,8 +16,8 @@ class Child:
     """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
 
     def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
-        """Takes `berth`, which is the job's from now on."""
-        berth.take(job, order["limit"])
+        """Takes `berth`, which is the job's from now on; OSError where that cannot be all that it needs."""
+        berth.take(job, order)
         self.job = job
         self.berth = berth
         self.grace = order["grace"]
@@ -44,6 +44,12 @@ class Child:
     def outlets(self) -> dict[str, Outlet]:
         """Its output pipes."""
         return self.berth.outlets
+
+    @property
+    def stdin(self) -> int:
+        """Where to write for the job to read it; -1 where nothing is to be written, now or at all."""
+        inlet = self.berth.inlet
+        return -1 if inlet is None or self.wait_status is not None else inlet.writer
 
     @property
     def pid(self) -> int:

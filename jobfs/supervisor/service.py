@@ -17,7 +17,7 @@ from jobfs.supervisor import RECORDS
 from jobfs.supervisor.berth import Berth
 from jobfs.supervisor.birth import Birth
 from jobfs.supervisor.child import Child
-from jobfs.supervisor.launch import Descriptors, Launched, Launcher
+from jobfs.supervisor.launch import Launched, Launcher
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.processes import Process
+    from jobfs.supervisor.connection import Request
     from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.wire import JobRecord, Message, SpawnOrder
 
@@ -59,8 +60,10 @@ class Supervisor:
         self._by_pid: dict[int, Child] = {}  # those that are not reaped yet
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
         self._unread: dict[int, JobRecord] = {}  # ends that the daemon has not acknowledged
-        self._operations: dict[str, Callable[[Message, int | None, Callable[[Message], None]], None]] = {
+        self._operations: dict[str, Callable[[Request], None]] = {
             "spawn": self._spawn,
+            "stdin": self._stdin,
+            "eof": self._eof,
             "signal": self._signal,
             "end": self._end,
             "forget": self._forget,
@@ -79,33 +82,30 @@ class Supervisor:
             self._spare.discard()
             self._spare = None
 
-    def handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        """Does what `request` asks and answers through `reply`, at once or when it is known.
-
-        `directory` is a descriptor that came along; it is the caller's to close, after this returns.
-        """
-        operation = self._operations.get(request.get("op", ""))
+    def handle(self, request: Request) -> None:
+        """Does what `request` asks and answers it, at once or when the answer is known."""
+        name = request.message.get("op", "")
+        operation = self._operations.get(name)
         if operation is None:
-            reply({"error": (errno.ENOSYS, f"no such operation: {request.get('op')}")})
+            request.answer({"error": (errno.ENOSYS, f"no such operation: {name}")})
             return
         try:
-            operation(request, directory, reply)
+            operation(request)
         except OSError as error:
-            reply({"error": (error.errno or errno.EIO, request["op"])})
+            request.answer({"error": (error.errno or errno.EIO, name)})
         except Exception:
             log.exception("a request met an error of the supervisor itself")
-            reply({"error": (errno.EIO, request["op"])})  # for who asked waits
+            request.answer({"error": (errno.EIO, name)})  # for who asked waits
 
     # Spawning
 
-    def _spawn(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        job, order = request["id"], request["order"]
+    def _spawn(self, request: Request) -> None:
+        job, order = request.message["id"], request.message["order"]
         berth, self._spare = self._spare or Berth(self._jobs, self._records), None
         self._loop.after(0, self._make_spare)
         try:
             child = Child(job, berth, order)
-            to = Descriptors(child.outlets["stdout"].job_end, child.outlets["stderr"].job_end, directory)
-            launched = self._launcher.launch(order, to)
+            launched = self._launcher.launch(order, berth.descriptors(request.descriptors.get("directory")))
         except OSError:
             berth.discard()
             raise
@@ -116,17 +116,16 @@ class Supervisor:
             raise
         if launched.report is None:
             self._executed(child)
-            reply({"ok": True, "record": child.record})
+            request.answer({"ok": True, "record": child.record})
         else:
-            child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
+            child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, request.answer)
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
             self._spare = self._spare or Berth(self._jobs, self._records)
 
     def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
-        for outlet in child.outlets.values():
-            outlet.started()  # first, so that there are descriptors for what follows
+        child.berth.started()  # first, so that there are descriptors for what follows
         child.pidfd = os.pidfd_open(pid)
         child.record |= {
             "pid": pid,
@@ -191,6 +190,21 @@ class Supervisor:
         del self._children[child.job]
         if self._by_pid.get(child.pid) is child:
             del self._by_pid[child.pid]
+
+    # What is written to jobs
+
+    def _stdin(self, request: Request) -> None:
+        child = self._children.get(request.message["id"])
+        if child is None or child.stdin < 0:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        request.answer({"ok": True}, stdin=os.dup(child.stdin))
+
+    def _eof(self, request: Request) -> None:
+        child = self._children.get(request.message["id"])
+        if child is None or child.wait_status is not None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        child.berth.close_stdin()
+        request.answer({"ok": True})
 
     # Draining
 
@@ -263,6 +277,7 @@ class Supervisor:
                 return  # it never ran, and the spawn was answered so
         del self._by_pid[child.pid]
         child.wait_status = status
+        child.berth.close_stdin()
         for timer in (child.timeout, child.identify):
             if timer is not None:
                 timer.cancel()
@@ -324,11 +339,11 @@ class Supervisor:
 
     # Signals and ends
 
-    def _signal(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        job, number = request["id"], request["signal"]
+    def _signal(self, request: Request) -> None:
+        job, number = request.message["id"], request.message["signal"]
         child = self._children.get(job)
         if child is None or child.ended:
-            reached = signal_processes(self._members(job, request["leader"]), number)
+            reached = signal_processes(self._members(job, request.message["leader"]), number)
             if not reached:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         elif child.executed:
@@ -337,7 +352,7 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, number)
         else:
             child.queued_signals.append(number)  # it could not heed them before its exec
-        reply({"ok": True})
+        request.answer({"ok": True})
 
     def _signal_group(self, child: Child, number: int) -> None:
         try:
@@ -354,13 +369,14 @@ class Supervisor:
         leaders |= {child.pid: child.job for child in self._children.values() if not child.ended}
         return members(processes, leaders, os.getpid()).get(job, [])
 
-    def _end(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        child = self._children.get(request["id"])
+    def _end(self, request: Request) -> None:
+        asked = request.message
+        child = self._children.get(asked["id"])
         if child is None or child.ended:
-            self._end_lingering(request["id"], request["leader"], request["grace"])
+            self._end_lingering(asked["id"], asked["leader"], asked["grace"])
         elif not child.ending:
             self._end_child(child)
-        reply({"ok": True})
+        request.answer({"ok": True})
 
     def _time_out(self, child: Child, seconds: float | None) -> None:
         if child.wait_status is None and not child.ending:
@@ -403,25 +419,25 @@ class Supervisor:
 
     # What the daemon has, and has not
 
-    def _forget(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        for job in request["ids"]:
+    def _forget(self, request: Request) -> None:
+        for job in request.message["ids"]:
             self._unread.pop(job, None)
             self._records.release(job)
             child = self._children.get(job)
             if child is not None:
                 for outlet in child.outlets.values():
                     outlet.forget()
-        reply({"ok": True})
+        request.answer({"ok": True})
 
-    def _acknowledge(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        for job in request["ids"]:
+    def _acknowledge(self, request: Request) -> None:
+        for job in request.message["ids"]:
             self._unread.pop(job, None)
-        reply({"ok": True})
+        request.answer({"ok": True})
 
-    def _list(self, _: Message, __: int | None, reply: Callable[[Message], None]) -> None:
+    def _list(self, request: Request) -> None:
         records = dict(self._unread)
         records |= {child.job: self._described(child) for child in self._children.values()}
-        reply({"ok": True, "records": list(records.values())})
+        request.answer({"ok": True, "records": list(records.values())})
 
     def _described(self, child: Child) -> JobRecord:
         return {**child.record, "open_streams": child.open_streams}

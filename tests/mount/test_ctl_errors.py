@@ -49,8 +49,6 @@ SYNTAX = {
     "word after clean": "clean 1",
     "pty": "spawn --pty true",
     "lease": "spawn --lease true",
-    "stdin pipe": "spawn --stdin pipe cat",
-    "eof": "eof 1",
 }
 
 
@@ -83,7 +81,7 @@ def test_nul_is_refused(shared: Mounted) -> None:
     assert errno.EINVAL == refused(shared, b"spawn true\0")[0]
 
 
-@pytest.mark.parametrize("verb", ["kill", "kill -9", "stop", "cont", "rm", "restart"])
+@pytest.mark.parametrize("verb", ["kill", "kill -9", "stop", "cont", "eof", "rm", "restart"])
 @pytest.mark.parametrize("word", ["999999", "%999999", "nobody"])
 def test_no_such_job_is_enoent(shared: Mounted, verb: str, word: str) -> None:
     """A job that is not there is ENOENT, and the reply names the word."""

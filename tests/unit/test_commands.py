@@ -379,7 +379,35 @@ async def test_restart_of_two_jobs_of_one_name_starts_neither(desk: Desk) -> Non
     assert (NameTaken, errno.EEXIST) == (type(error), error.errno)
 
 
-async def test_eof_is_not_there_yet(desk: Desk) -> None:
-    """What this version lacks is refused with a sentence."""
-    await run(desk, "spawn true")
-    assert "not available yet" in str(await refused(desk, "eof 1"))
+# eof
+
+
+async def test_eof_closes_the_stdin_of_each_job(desk: Desk) -> None:
+    """Every job named reads end of file, and a second eof is fine."""
+    for _ in range(2):
+        await run(desk, "spawn --stdin pipe cat")
+    assert "ok" == await run(desk, "eof 1 2")
+    assert "ok" == await run(desk, "eof 1")
+    assert [1, 2, 1] == desk.engine.eofs
+
+
+async def test_eof_of_a_job_that_reads_no_pipe_is_refused(desk: Desk) -> None:
+    """EINVAL and a sentence that names the job; the other jobs named are left as they are."""
+    await run(desk, "spawn --stdin pipe cat")
+    await run(desk, "spawn cat")
+    error = await refused(desk, "eof 1 2")
+    assert (BadCommand, errno.EINVAL) == (type(error), error.errno)
+    assert "job 2 has no stdin to close: it was spawned without --stdin pipe" == str(error)
+    assert [] == desk.engine.eofs
+
+
+async def test_eof_fails_only_where_every_job_has_ended(desk: Desk) -> None:
+    """ESRCH, as for the other verbs."""
+    for _ in range(2):
+        await run(desk, "spawn --stdin pipe cat")
+    desk.engine.exit(1)
+    assert "ok" == await run(desk, "eof 1 2")
+    desk.engine.exit(2)
+    error = await refused(desk, "eof 1 2")
+    assert (JobEnded, errno.ESRCH) == (type(error), error.errno)
+    assert [2] == desk.engine.eofs

@@ -572,8 +572,6 @@ def test_no_bytes_raise_anything_else(raw: bytes, job: str | None) -> None:
     [
         ("spawn --pty x", "--pty is not available yet"),
         ("spawn --lease x", "--lease is not available yet"),
-        ("spawn --stdin pipe x", "--stdin pipe is not available yet"),
-        ("eof 1", "eof is not available yet"),
     ],
 )
 def test_what_is_not_offered_yet_parses_and_is_refused(line: str, sentence: str) -> None:
@@ -585,7 +583,10 @@ def test_what_is_not_offered_yet_parses_and_is_refused(line: str, sentence: str)
     assert sentence == str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["spawn x", "spawn --stdin ./pipe x", "kill 1", "rm 1", "clean", "restart 1"])
+@pytest.mark.parametrize(
+    "line",
+    ["spawn x", "spawn --stdin ./pipe x", "spawn --stdin pipe x", "eof 1", "kill 1", "rm 1", "clean", "restart 1"],
+)
 def test_what_is_offered_passes(line: str) -> None:
     """The rest is supported."""
     command = read(line)
