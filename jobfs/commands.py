@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop
+from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop, Winsize
 from jobfs.errors import (
     AccessDenied,
     BadCommand,
@@ -57,7 +57,7 @@ class Commands:
     def __init__(self, table: JobTable) -> None:
         self._table = table
 
-    async def run(self, command: Command, origin: Origin) -> str:
+    async def run(self, command: Command, origin: Origin) -> str:  # noqa: C901 - a case for each command
         """Does what `command` says, or raises one of the `jobfs.errors` family and changes nothing."""
         match command:
             case Spawn():
@@ -78,6 +78,8 @@ class Commands:
                 await self._signal(self._resolve(command.jobs, origin), signal.SIGCONT)
             case Eof():
                 await self._close_stdin(self._resolve(command.jobs, origin))
+            case Winsize():
+                await self._resize(self._resolve(command.jobs, origin), command.rows, command.columns)
         return "ok"
 
     def _resolve(self, words: tuple[str, ...], origin: Origin) -> list[Job]:
@@ -90,9 +92,16 @@ class Commands:
     async def _close_stdin(self, jobs: list[Job]) -> None:
         for job in jobs:
             if not job.spec.takes_input:
-                msg = f"job {job.id} has no stdin to close: it was spawned without --stdin pipe"
+                msg = f"job {job.id} has no stdin to close: it was spawned without --stdin pipe or --pty"
                 raise BadCommand(msg)
         await _each(jobs, self._table.close_stdin)
+
+    async def _resize(self, jobs: list[Job], rows: int, columns: int) -> None:
+        for job in jobs:
+            if not job.spec.pty:
+                msg = f"job {job.id} has no terminal: it was spawned without --pty"
+                raise BadCommand(msg)
+        await _each(jobs, lambda job: self._table.resize(job, rows, columns))
 
     async def _spawn(self, command: Spawn, origin: Origin) -> str:
         options = command.options
@@ -113,6 +122,7 @@ class Commands:
             timeout=options.timeout,
             grace=options.grace,
             nice=options.nice,
+            pty=options.pty,
             writer=origin.writer,
         )
         return str((await self._start(spec, around.directory_fd)).id)

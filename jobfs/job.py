@@ -89,6 +89,8 @@ class Job:
             return StreamView(lambda: open_stream(id_, name), spec.limit)
 
         self.streams = {name: view(name) for name in STREAMS}
+        if spec.pty:  # all that is written to a terminal comes out of it in one stream
+            self.streams["stderr"].may_grow = False
 
     @classmethod
     def from_row(cls, row: Row, open_stream: Callable[[int, str], RingReader | None]) -> Job:

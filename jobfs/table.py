@@ -229,12 +229,16 @@ class JobTable:
         return stdin
 
     async def close_stdin(self, job: Job) -> None:
-        """Has the job read end of file; whoever still writes fails. JobEnded where the job has ended."""
-        if job.ended:
-            msg = f"job {job.id} has ended"
-            raise JobEnded(msg)
-        self.stdin(job).close()  # first: as long as one duplicate is open, so is the pipe
+        """Has the job read end of file; whoever still writes to a pipe fails. JobEnded where the job has ended."""
+        _require_alive(job)
+        if not job.spec.pty:
+            self.stdin(job).close()  # first: as long as one duplicate is open, so is the pipe
         await self._engine.close_stdin(job.id)
+
+    async def resize(self, job: Job, rows: int, columns: int) -> None:
+        """Sets the size of a job's terminal; JobEnded where the job has ended."""
+        _require_alive(job)
+        await self._engine.resize(job.id, rows, columns)
 
     async def remove(self, jobs: list[Job], *, by_rmdir: int | None = None) -> None:
         """Forgets ended jobs; JobAlive, and nothing is changed, where one has not ended."""
@@ -425,6 +429,12 @@ class JobTable:
             count -= 1
             total -= retained
         await self.remove(oldest)
+
+
+def _require_alive(job: Job) -> None:
+    if job.ended:
+        msg = f"job {job.id} has ended"
+        raise JobEnded(msg)
 
 
 def _handle(job: Job) -> str:

@@ -102,8 +102,12 @@ class Engine(Protocol):
     async def close_stdin(self, job: int) -> None:
         """Has the job read end of file after what was written; JobEnded where it has ended. A second time is fine.
 
-        The descriptors of `open_stdin` must be closed too.
+        The descriptors of `open_stdin` must be closed too. To a job with a terminal end of file is typed, and what it
+        makes of that is its own affair.
         """
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """Sets the size of the job's terminal; JobEnded where the job has ended."""
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """The ends of these jobs are stored: the engine need not tell them again."""

@@ -64,7 +64,8 @@ class FakeJob:
 class FakeEngine:
     """A scripted engine; the ring files of its jobs' output are made in `directory`.
 
-    What it was asked stands in `jobs`, `signals`, `ends`, `eofs`, `acknowledged` and `forgotten`, in order.
+    What it was asked stands in `jobs`, `signals`, `ends`, `eofs`, `sizes`, `acknowledged` and `forgotten`, in
+    order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -77,6 +78,7 @@ class FakeEngine:
         self.signals: list[tuple[int, int]] = []
         self.ends: list[tuple[int, float]] = []
         self.eofs: list[int] = []
+        self.sizes: list[tuple[int, int, int]] = []
         self.acknowledged: list[int] = []
         self.forgotten: list[int] = []
 
@@ -199,8 +201,17 @@ class FakeEngine:
             msg = "nothing is left of it"
             raise JobEnded(msg)
         self.eofs.append(job)
-        fake.at_eof = True
-        self._stdin(job).close_writer()
+        if not fake.spec.pty:
+            fake.at_eof = True
+            self._stdin(job).close_writer()
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """See `Engine`. It is noted."""
+        await self._asked()
+        if job not in self.jobs or self.jobs[job].ended is not None:
+            msg = "nothing is left of it"
+            raise JobEnded(msg)
+        self.sizes.append((job, rows, columns))
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""

@@ -157,6 +157,7 @@ class LocalEngine:
                     "timeout": spec.timeout,
                     "grace": spec.grace,
                     "nice": spec.nice,
+                    "pty": spec.pty,
                 },
             },
             {"directory": directory},
@@ -180,7 +181,15 @@ class LocalEngine:
 
     async def close_stdin(self, job: int) -> None:
         """See `Engine`."""
-        await self._ask({"op": "eof", "id": job})
+        try:
+            await self._ask({"op": "eof", "id": job})
+        except LimitReached as error:
+            msg = "its terminal takes nothing more: the job does not read it"
+            raise LimitReached(msg) from error
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """See `Engine`."""
+        await self._ask({"op": "resize", "id": job, "rows": rows, "columns": columns})
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -332,7 +341,7 @@ _ERRORS: dict[int, tuple[type[JobfsError], str]] = {
     errno.EDQUOT: (StateFull, "the disk quota of the state is used up"),
     errno.EMFILE: (LimitReached, "the supervisor has no descriptor left"),
     errno.ENFILE: (LimitReached, "the machine has no descriptor left"),
-    errno.EAGAIN: (LimitReached, "no process can be made: a limit is reached"),
+    errno.EAGAIN: (LimitReached, "no process or terminal can be made: a limit is reached"),
     errno.ENOMEM: (LimitReached, "there is no memory for another process"),
 }
 

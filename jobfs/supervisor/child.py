@@ -48,8 +48,11 @@ class Child:
     @property
     def stdin(self) -> int:
         """Where to write for the job to read it; -1 where nothing is to be written, now or at all."""
-        inlet = self.berth.inlet
-        return -1 if inlet is None or self.wait_status is not None else inlet.writer
+        if self.wait_status is not None:
+            return -1
+        if self.berth.terminal is not None:
+            return self.berth.terminal.reader
+        return -1 if self.berth.inlet is None else self.berth.inlet.writer
 
     @property
     def pid(self) -> int:

@@ -7,14 +7,13 @@ import errno
 import logging
 import os
 import resource
-import select
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from jobfs.processes import all_processes, boot_id, members, read_process
 from jobfs.supervisor import RECORDS
-from jobfs.supervisor.berth import Berth
+from jobfs.supervisor.berth import TERMINAL, Berth
 from jobfs.supervisor.birth import Birth
 from jobfs.supervisor.child import Child
 from jobfs.supervisor.launch import Launched, Launcher
@@ -64,6 +63,7 @@ class Supervisor:
             "spawn": self._spawn,
             "stdin": self._stdin,
             "eof": self._eof,
+            "resize": self._resize,
             "signal": self._signal,
             "end": self._end,
             "forget": self._forget,
@@ -101,11 +101,10 @@ class Supervisor:
 
     def _spawn(self, request: Request) -> None:
         job, order = request.message["id"], request.message["order"]
-        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
-        self._loop.after(0, self._make_spare)
+        berth = Berth(self._jobs, self._records, TERMINAL) if order["pty"] else self._take_spare()
         try:
             child = Child(job, berth, order)
-            launched = self._launcher.launch(order, berth.descriptors(request.descriptors.get("directory")))
+            launched = self._launcher.launch(order, berth.descriptors(order, request.descriptors.get("directory")))
         except OSError:
             berth.discard()
             raise
@@ -119,6 +118,11 @@ class Supervisor:
             request.answer({"ok": True, "record": child.record})
         else:
             child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, request.answer)
+
+    def _take_spare(self) -> Berth:
+        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
+        self._loop.after(0, self._make_spare)
+        return berth
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
@@ -203,7 +207,17 @@ class Supervisor:
         child = self._children.get(request.message["id"])
         if child is None or child.wait_status is not None:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        child.berth.close_stdin()
+        child.berth.end_of_file()
+        request.answer({"ok": True})
+
+    def _resize(self, request: Request) -> None:
+        asked = request.message
+        child = self._children.get(asked["id"])
+        if child is None or child.wait_status is not None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        if child.berth.terminal is None:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        child.berth.terminal.resize(asked["rows"], asked["columns"])
         request.answer({"ok": True})
 
     # Draining
@@ -212,8 +226,7 @@ class Supervisor:
         self._loop.watch(child.outlets[name].reader, lambda events: self._ready(child, name, events))
 
     def _ready(self, child: Child, name: str, events: int) -> None:
-        if events & (select.EPOLLHUP | select.EPOLLIN) == select.EPOLLHUP:  # no need to ask the pipe
-            child.outlets[name].at_end = True
+        child.outlets[name].notice(events)
         self._drain(child, name)
 
     def _close_outlet(self, outlet: Outlet) -> None:
@@ -277,7 +290,7 @@ class Supervisor:
                 return  # it never ran, and the spawn was answered so
         del self._by_pid[child.pid]
         child.wait_status = status
-        child.berth.close_stdin()
+        child.berth.process_ended()
         for timer in (child.timeout, child.identify):
             if timer is not None:
                 timer.cancel()

@@ -30,6 +30,7 @@ class SpawnOrder(TypedDict):
     timeout: float | None
     grace: float
     nice: int | None
+    pty: bool
 
 
 class JobRecord(TypedDict, total=False):
@@ -72,6 +73,8 @@ class Message(TypedDict, total=False):
     grace: float
     reason: str | None
     leader: int
+    rows: int
+    columns: int
     order: SpawnOrder
     descriptors: list[str]
     news: str

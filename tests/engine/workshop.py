@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     timeout: float
     grace: float
     nice: int
+    pty: bool
 
 
 class Workshop:

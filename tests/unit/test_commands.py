@@ -96,7 +96,8 @@ async def test_options_are_what_the_job_is_given(desk: Desk) -> None:
     """Every option of the command reaches the engine."""
     await run(
         desk,
-        "spawn --name x --cwd lib --env A=2 --env B=3 --stdin in --limit 64K --timeout 2m --grace 1 --nice 5 -- a b",
+        "spawn --name x --cwd lib --env A=2 --env B=3 --stdin in --limit 64K --timeout 2m --grace 1 --nice 5 --pty"
+        " -- a b",
     )
     assert JobSpec(
         cmd="a b",
@@ -111,6 +112,7 @@ async def test_options_are_what_the_job_is_given(desk: Desk) -> None:
         timeout=120.0,
         grace=1.0,
         nice=5,
+        pty=True,
         writer=Writer(50, 0, 5, "bash"),
     ) == _spec(desk, 1)
 
@@ -397,7 +399,7 @@ async def test_eof_of_a_job_that_reads_no_pipe_is_refused(desk: Desk) -> None:
     await run(desk, "spawn cat")
     error = await refused(desk, "eof 1 2")
     assert (BadCommand, errno.EINVAL) == (type(error), error.errno)
-    assert "job 2 has no stdin to close: it was spawned without --stdin pipe" == str(error)
+    assert "job 2 has no stdin to close: it was spawned without --stdin pipe or --pty" == str(error)
     assert [] == desk.engine.eofs
 
 
@@ -411,3 +413,61 @@ async def test_eof_fails_only_where_every_job_has_ended(desk: Desk) -> None:
     error = await refused(desk, "eof 1 2")
     assert (JobEnded, errno.ESRCH) == (type(error), error.errno)
     assert [2] == desk.engine.eofs
+
+
+async def test_eof_of_a_terminal_leaves_it_open(desk: Desk) -> None:
+    """End of file is typed, and more can be written after it."""
+    await run(desk, "spawn --pty cat")
+    job = desk.table.jobs()[0]
+    await desk.table.stdin(job).open()
+    assert "ok" == await run(desk, "eof 1")
+    assert ([1], False) == (desk.engine.eofs, desk.table.stdin(job).closed)
+    await desk.table.stdin(job).write_some(b"more")
+
+
+# winsize
+
+
+async def test_winsize_sets_the_size_of_each_terminal(desk: Desk) -> None:
+    """Rows first, as in struct winsize and stty(1)."""
+    for _ in range(2):
+        await run(desk, "spawn --pty top")
+    assert "ok" == await run(desk, "winsize 40 120 1 2")
+    assert [(1, 40, 120), (2, 40, 120)] == desk.engine.sizes
+
+
+async def test_winsize_of_a_job_without_a_terminal_is_refused(desk: Desk) -> None:
+    """EINVAL and a sentence that names the job; no other job named is changed."""
+    await run(desk, "spawn --pty top")
+    await run(desk, "spawn --stdin pipe top")
+    error = await refused(desk, "winsize 40 120 1 2")
+    assert (BadCommand, errno.EINVAL) == (type(error), error.errno)
+    assert "job 2 has no terminal: it was spawned without --pty" == str(error)
+    assert [] == desk.engine.sizes
+
+
+async def test_winsize_fails_only_where_every_job_has_ended(desk: Desk) -> None:
+    """ESRCH, as for the other verbs."""
+    for _ in range(2):
+        await run(desk, "spawn --pty top")
+    desk.engine.exit(1)
+    assert "ok" == await run(desk, "winsize 40 120 1 2")
+    desk.engine.exit(2)
+    assert errno.ESRCH == (await refused(desk, "winsize 40 120 1 2")).errno
+
+
+async def test_the_stderr_of_a_job_with_a_terminal_is_closed(desk: Desk) -> None:
+    """From its start: nothing is ever written to it."""
+    await run(desk, "spawn --pty top")
+    info = desk.info(desk.table.jobs()[0])
+    assert (False, True, 0) == (info.stdout.closed, info.stderr.closed, info.stderr.written)
+
+
+async def test_restart_keeps_pipe_and_terminal(desk: Desk) -> None:
+    """A job that is restarted reads what its first run could read."""
+    await run(desk, "spawn --pty top")
+    await run(desk, "spawn --stdin pipe cat")
+    for job in (1, 2):
+        desk.engine.exit(job)
+    await run(desk, "restart 1 2")
+    assert [(True, "none"), (False, "pipe")] == [(_spec(desk, job).pty, _spec(desk, job).stdin) for job in (3, 4)]
