@@ -40,7 +40,7 @@ USAGE = """\
 # spawn [option ...] [--] COMMAND LINE    run it by /bin/sh -c, from there to the end of the line verbatim
 #   --name NAME  --cwd DIR  --env K=V (repeatable)  --env-file FILE  --stdin none|pipe|FILE
 #   --limit SIZE (64K, 10M, 1G)  --timeout DURATION (90, 90s, 5m, 2h)  --grace DURATION (5s)  --nice N
-#   --pty (a terminal of its own)
+#   --pty (a terminal of its own)  --lease (it is ended when the open file that this is written to is closed)
 # kill [-SIGNAL] JOB ...                  end it; with a signal, send just that one
 # stop JOB ...    cont JOB ...            pause and go on
 # eof JOB ...                             close the stdin of a job with --stdin pipe; type end of file with --pty
@@ -211,15 +211,6 @@ def parse_line(line: bytes, *, job: str | None = None) -> Command | None:
             raise BadCommand("a job's own ctl takes no JSON: write to the ctl of the root")
         return _command(*_read_json(text))
     return _command(*_read_words(text, job))
-
-
-def check_supported(command: Command) -> None:
-    """Raise BadCommand for what the grammar has and this version does not do yet."""
-    match command:
-        case Spawn(options=SpawnOptions(lease=True)):
-            raise BadCommand("--lease is not available yet")
-        case _:
-            pass
 
 
 def validate_name(name: str) -> str:

@@ -46,6 +46,7 @@ class JobSpec:
     grace: float = 5.0
     nice: int | None = None
     pty: bool = False
+    lease: bool = False
     writer: Writer = field(default_factory=Writer)
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-# 2: specifications have `pty`, which rows of 1 lack and need not have.
+# 2: specifications have `pty` and `lease`, which rows of 1 lack and need not have.
 SCHEMA = 2
 
 T = TypeVar("T")

@@ -183,14 +183,14 @@ class JobTable:
                 job.grows(frozenset())
                 self._changed()
 
-    async def spawn(self, spec: JobSpec, environment: str, directory: int | None) -> Job:
-        """Starts a job and gives it, running; nothing is changed where that fails."""
+    async def spawn(self, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None) -> Job:
+        """Starts a job and gives it, running; nothing is changed where that fails. See `Engine.spawn`."""
         self.check_name(spec.name)
         now = time.time()  # once, so that the next mount tells the same
         job = Job(self._store.add(spec, now), spec, now, self._engine.open_stream)
         self._starting[job.id] = job
         try:
-            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
+            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
         except Exception:
             del self._starting[job.id]
             self._forget_row(job)
@@ -213,9 +213,9 @@ class JobTable:
         """Signals a job's process group; JobEnded where nobody is left."""
         await self._engine.signal(job.id, _handle(job), number)
 
-    async def end(self, job: Job) -> None:
+    async def end(self, job: Job, reason: str | None = None) -> None:
         """Ends a job, or what an ended one left behind; JobEnded where nobody is left."""
-        await self._engine.end(job.id, _handle(job), job.spec.grace)
+        await self._engine.end(job.id, _handle(job), job.spec.grace, reason)
 
     def stdin(self, job: Job) -> Stdin:
         """What is written to for the job to read it, the same for all who ask; closed where it reads nothing."""

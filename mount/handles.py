@@ -14,21 +14,25 @@ import trio
 
 from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
-from jobfs.errors import JobfsError, NotPermitted
+from jobfs.errors import JobEnded, JobfsError, NotPermitted
 from jobfs.stream import Evicted
-from mount.caller import Caller, File, find_writer, has_open
+from mount.caller import Caller, File, find_writer, has_open, holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.commands import Commands
     from jobfs.control_file import Batch, Step
+    from jobfs.job import Job
+    from jobfs.model import Writer
     from jobfs.stream import RingReader
     from jobfs.table import JobTable
 
 
 # How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
 _OVERTAKEN = 10
+# Why a job with a lease was ended.
+_LEASE_OVER = "the file it was spawned on was closed"
 
 
 class Handle(Protocol):
@@ -137,6 +141,7 @@ class ControlHandle:
         self._opener_task, self._opener_uid = opener
         self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
         self._last_writer: Caller | None = None
+        self._leased: list[Job] = []
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`. What was not terminated is run first; its error is a reply as any other."""
@@ -173,6 +178,26 @@ class ControlHandle:
         with contextlib.suppress(JobfsError):  # nobody is left to be told; `events` was
             await self._run_rest(self._file.finish_on_close)
         self._forget_writer()
+        for job in self._leased:
+            await self._end_lease(job)
+
+    def holder(self, writer: Writer) -> int | None:
+        """See `OpenFile`."""
+        return holder_of(self._opener_task, self._node, writer.pid)
+
+    def lease(self, job: Job) -> None:
+        """See `OpenFile`."""
+        self._leased = [*(other for other in self._leased if not other.ended), job]
+
+    async def _end_lease(self, job: Job) -> None:
+        if job.ended:
+            return
+        try:
+            await self._table.end(job, _LEASE_OVER)
+        except JobEnded:
+            pass
+        except JobfsError as error:
+            self._table.report_error(error)
 
     def _check(self, caller: Caller) -> None:
         if caller.writer.uid is not None and caller.writer.uid != self._opener_uid:
@@ -182,7 +207,7 @@ class ControlHandle:
     async def _run(self, batch: Batch[Caller]) -> int:
         for step in batch.steps:
             try:
-                reply = await self._commands.run(step.command, step.writer)
+                reply = await self._commands.run(step.command, step.writer, self)
             except JobfsError as error:
                 taken = self._file.failed(step, error)
                 self._table.report_error(error)
@@ -196,7 +221,7 @@ class ControlHandle:
             step = finish()
             if step is not None:
                 try:
-                    reply = await self._commands.run(step.command, step.writer)
+                    reply = await self._commands.run(step.command, step.writer, self)
                 except JobfsError as error:
                     self._file.failed(step, error)
                 else:

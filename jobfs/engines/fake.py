@@ -53,6 +53,7 @@ class FakeJob:
     environment: str
     directory: int | None
     started: Started
+    holder: int | None = None
     stopped: bool = False
     ended: Ended | None = None
     lingering: int = 0  # processes that it left behind
@@ -77,6 +78,7 @@ class FakeEngine:
         self.jobs: dict[int, FakeJob] = {}
         self.signals: list[tuple[int, int]] = []
         self.ends: list[tuple[int, float]] = []
+        self.reasons: list[str | None] = []  # one for each of `ends`
         self.eofs: list[int] = []
         self.sizes: list[tuple[int, int, int]] = []
         self.acknowledged: list[int] = []
@@ -162,14 +164,16 @@ class FakeEngine:
         news += [Closed(job, names) for job, names in open_streams.items() if job not in alive]
         return news
 
-    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
         """See `Engine`."""
         if self._holds:
             start = self._held[job] = trio.Event()
             await start.wait()
         await self._asked()
         started = Started(job, time.time(), time.monotonic(), 1000 + job, f"fake {job}")
-        self.jobs[job] = FakeJob(spec, environment, directory, started)
+        self.jobs[job] = FakeJob(spec, environment, directory, started, holder)
         self._say(started)
 
     async def signal(self, job: int, handle: str, number: int) -> None:
@@ -178,11 +182,12 @@ class FakeEngine:
         self._require_somebody(job, handle)
         self.signals.append((job, number))
 
-    async def end(self, job: int, handle: str, grace: float) -> None:
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
         """See `Engine`. It is noted; what comes of it, the test says."""
         await self._asked()
         self._require_somebody(job, handle)
         self.ends.append((job, grace))
+        self.reasons.append(reason)
 
     async def open_stdin(self, job: int) -> int:
         """See `Engine`."""

@@ -140,7 +140,9 @@ class LocalEngine:
 
     # Doing
 
-    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
         """See `Engine`."""
         await self._ask(
             {
@@ -158,18 +160,19 @@ class LocalEngine:
                     "grace": spec.grace,
                     "nice": spec.nice,
                     "pty": spec.pty,
+                    "lease": spec.lease,
                 },
             },
-            {"directory": directory},
+            {"directory": directory, "holder": holder},
         )
 
     async def signal(self, job: int, handle: str, number: int) -> None:
         """See `Engine`."""
         await self._ask({"op": "signal", "id": job, "leader": _leader(handle), "signal": number})
 
-    async def end(self, job: int, handle: str, grace: float) -> None:
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
         """See `Engine`."""
-        await self._ask({"op": "end", "id": job, "leader": _leader(handle), "grace": grace})
+        await self._ask({"op": "end", "id": job, "leader": _leader(handle), "grace": grace, "reason": reason})
 
     async def open_stdin(self, job: int) -> int:
         """See `Engine`."""

@@ -83,6 +83,7 @@ class Server:
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self.supervisor.disconnected(connection)
         self._may_end = True
 
     def _tell(self, message: Message) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jobfs.supervisor.berth import Berth
     from jobfs.supervisor.birth import Birth
+    from jobfs.supervisor.lease import Lease
     from jobfs.supervisor.loop import Timer
     from jobfs.supervisor.outlet import Outlet
     from jobfs.supervisor.wire import JobRecord, SpawnOrder
@@ -29,10 +30,17 @@ class Child:
         self.ended = False
         self.queued_signals: list[int] = []
         self.birth: Birth | None = None
+        self.lease: Lease | None = None
         self.timeout: Timer | None = None
         self.identify: Timer | None = None
         self.kill: Timer | None = None  # the end of the grace period
         self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
+
+    def close_lease(self) -> None:
+        """Its life depends on nobody any more: it has ended."""
+        if self.lease is not None:
+            self.lease.close()
+            self.lease = None
 
     def cancel_timers(self) -> None:
         """Nothing more is to happen by itself."""

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobfs.processes import all_processes, boot_id, members, read_process
@@ -17,6 +18,7 @@ from jobfs.supervisor.berth import TERMINAL, Berth
 from jobfs.supervisor.birth import Birth
 from jobfs.supervisor.child import Child
 from jobfs.supervisor.launch import Launched, Launcher
+from jobfs.supervisor.lease import Lease
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.processes import Process
-    from jobfs.supervisor.connection import Request
+    from jobfs.supervisor.connection import Request, Sender
     from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.wire import JobRecord, Message, SpawnOrder
 
@@ -97,6 +99,12 @@ class Supervisor:
             log.exception("a request met an error of the supervisor itself")
             request.answer({"error": (errno.EIO, name)})  # for who asked waits
 
+    def disconnected(self, daemon: Sender) -> None:
+        """That daemon has gone: the leases that came from it pass to those who held them."""
+        for child in tuple(self._children.values()):
+            if child.lease is not None and child.lease.daemon is daemon:
+                child.lease.pass_on(partial(self._end_because, child))
+
     # Spawning
 
     def _spawn(self, request: Request) -> None:
@@ -108,6 +116,8 @@ class Supervisor:
         except OSError:
             berth.discard()
             raise
+        if order["lease"]:
+            child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
         try:
             self._born(child, launched.pid, order)
         except OSError:
@@ -144,7 +154,8 @@ class Supervisor:
         for name in child.outlets:
             self._watch_outlet(child, name)
         if order["timeout"] is not None:
-            child.timeout = self._loop.after(order["timeout"], lambda: self._time_out(child, order["timeout"]))
+            reason = f"it was ended after its timeout of {order['timeout']:g} s"
+            child.timeout = self._loop.after(order["timeout"], lambda: self._end_because(child, reason))
 
     def _abandon(self, child: Child, launched: Launched) -> None:
         """It runs and cannot be watched: it must not run. Until it is reaped, its number is its own."""
@@ -186,6 +197,7 @@ class Supervisor:
         for outlet in child.outlets.values():
             self._close_outlet(outlet)
         child.cancel_timers()
+        child.close_lease()
         if child.pidfd >= 0:
             os.close(child.pidfd)
         child.berth.discard()
@@ -291,6 +303,7 @@ class Supervisor:
         del self._by_pid[child.pid]
         child.wait_status = status
         child.berth.process_ended()
+        child.close_lease()
         for timer in (child.timeout, child.identify):
             if timer is not None:
                 timer.cancel()
@@ -387,13 +400,13 @@ class Supervisor:
         child = self._children.get(asked["id"])
         if child is None or child.ended:
             self._end_lingering(asked["id"], asked["leader"], asked["grace"])
-        elif not child.ending:
-            self._end_child(child)
+        else:
+            self._end_because(child, asked.get("reason"))
         request.answer({"ok": True})
 
-    def _time_out(self, child: Child, seconds: float | None) -> None:
+    def _end_because(self, child: Child, reason: str | None) -> None:
         if child.wait_status is None and not child.ending:
-            child.record["reason"] = f"it was ended after its timeout of {seconds:g} s"
+            child.record["reason"] = reason
             self._end_child(child)
 
     def _end_child(self, child: Child) -> None:

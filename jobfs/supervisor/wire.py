@@ -31,6 +31,7 @@ class SpawnOrder(TypedDict):
     grace: float
     nice: int | None
     pty: bool
+    lease: bool  # who holds it comes along as the descriptor `holder`, where that is known
 
 
 class JobRecord(TypedDict, total=False):

@@ -49,7 +49,8 @@ SYNTAX = {
     "word after clean": "clean 1",
     "size without jobs": "winsize 24 80",
     "size that is none": "winsize 24 0 1",
-    "lease": "spawn --lease true",
+    "lease with a value": "spawn --lease=yes true",
+    "pty with a value": "spawn --pty=yes true",
 }
 
 

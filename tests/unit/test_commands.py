@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from jobfs.commands import Commands
-from jobfs.control import check_supported, parse_line
+from jobfs.control import parse_line
 from jobfs.errors import (
     AccessDenied,
     BadCommand,
@@ -32,6 +32,7 @@ from jobfs.model import DEFAULT_CAPACITY, JobSpec, Surroundings, Writer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jobfs.job import Job
     from tests.unit.tables import Desk
 
 ENVIRONMENT = "HOME=/root\0A=1\0"
@@ -48,12 +49,29 @@ class From:
     writer: Writer = field(default_factory=lambda: Writer(50, 0, 5, "bash"))
 
 
-async def run(desk: Desk, line: str, origin: From | None = None) -> str:
+class Opened:
+    """The open file that commands are written to; the process that has it open is this one, where it is `known`."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        self.known = known
+        self.leased: list[int] = []
+        self.asked_for: list[Writer] = []
+
+    def holder(self, writer: Writer) -> int | None:
+        """A pidfd of this process."""
+        self.asked_for.append(writer)
+        return os.pidfd_open(os.getpid()) if self.known else None
+
+    def lease(self, job: Job) -> None:
+        """The job is noted."""
+        self.leased.append(job.id)
+
+
+async def run(desk: Desk, line: str, origin: From | None = None, file: Opened | None = None) -> str:
     """Runs one line of `ctl` and gives its reply."""
     command = parse_line(line.encode("utf-8", "surrogateescape"))
     assert command is not None
-    check_supported(command)
-    return await Commands(desk.table).run(command, origin or From())
+    return await Commands(desk.table).run(command, origin or From(), file or Opened())
 
 
 async def refused(desk: Desk, line: str, origin: From | None = None) -> JobfsError:
@@ -471,3 +489,45 @@ async def test_restart_keeps_pipe_and_terminal(desk: Desk) -> None:
         desk.engine.exit(job)
     await run(desk, "restart 1 2")
     assert [(True, "none"), (False, "pipe")] == [(_spec(desk, job).pty, _spec(desk, job).stdin) for job in (3, 4)]
+
+
+# Leases
+
+
+async def test_a_lease_is_on_the_file_that_the_spawn_was_written_to(desk: Desk) -> None:
+    """The engine is told who holds it, by a pidfd that is closed when it has been sent."""
+    before = len(os.listdir("/proc/self/fd"))
+    file = Opened()
+    await run(desk, "spawn --lease make", file=file)
+    await run(desk, "spawn make", file=file)
+    assert ([1], [Writer(50, 0, 5, "bash")]) == (file.leased, file.asked_for)
+    assert [(True, True), (False, False)] == [
+        (fake.spec.lease, fake.holder is not None) for fake in desk.engine.jobs.values()
+    ]
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_lease_whose_holder_is_not_known_is_one_all_the_same(desk: Desk) -> None:
+    """The file's closing tells."""
+    file = Opened(known=False)
+    await run(desk, "spawn --lease make", file=file)
+    assert ([1], None) == (file.leased, desk.engine.jobs[1].holder)
+
+
+async def test_a_spawn_that_fails_is_leased_on_nothing(desk: Desk) -> None:
+    """And leaves no descriptor."""
+    before = len(os.listdir("/proc/self/fd"))
+    file = Opened()
+    desk.engine.fail(SpawnFailed("cannot run make", errno.ENOENT))
+    with pytest.raises(SpawnFailed):
+        await run(desk, "spawn --lease make", file=file)
+    assert ([], before) == (file.leased, len(os.listdir("/proc/self/fd")))
+
+
+async def test_a_restart_is_leased_on_the_file_that_it_was_written_to(desk: Desk) -> None:
+    """Not on the one of the first run, which may be closed by now."""
+    first, second = Opened(), Opened()
+    await run(desk, "spawn --lease make", file=first)
+    desk.engine.exit(1)
+    assert "2" == await run(desk, "restart 1", file=second)
+    assert ([1], [2], True) == (first.leased, second.leased, desk.engine.jobs[2].holder is not None)

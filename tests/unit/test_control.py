@@ -27,7 +27,6 @@ from jobfs.control import (
     SpawnOptions,
     Stop,
     Winsize,
-    check_supported,
     parse_line,
     validate_name,
 )
@@ -608,32 +607,6 @@ def test_no_bytes_raise_anything_else(raw: bytes, job: str | None) -> None:
         parse_line(raw, job=job)
     except BadCommand as error:
         assert printable(str(error)) == str(error)  # noqa: PT017 - most lines drawn raise, and some do not
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("spawn --lease x", "--lease is not available yet"),
-    ],
-)
-def test_what_is_not_offered_yet_parses_and_is_refused(line: str, sentence: str) -> None:
-    """What a later version does is told apart from what is no command at all."""
-    command = read(line)
-    assert command is not None
-    with pytest.raises(BadCommand) as caught:
-        check_supported(command)
-    assert sentence == str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["spawn x", "spawn --stdin ./pipe x", "spawn --stdin pipe x", "eof 1", "kill 1", "rm 1", "clean", "restart 1"],
-)
-def test_what_is_offered_passes(line: str) -> None:
-    """The rest is supported."""
-    command = read(line)
-    assert command is not None
-    check_supported(command)
 
 
 def test_the_usage_text_says_nothing_as_commands() -> None:

@@ -18,7 +18,7 @@ from jobfs.store import SCHEMA, Row, StateDamaged, Store
 from jobfs.text import decode
 from tests.unit.tables import spec
 
-NEW_KEYS = {"pty"}  # of specifications, which the first schema did not have
+NEW_KEYS = {"pty", "lease"}  # of specifications, which the first schema did not have
 TEXT = st.binary().map(decode)
 WRITERS = st.builds(
     Writer,
@@ -42,6 +42,7 @@ SPECS = st.builds(
     grace=st.floats(0, 1e9),
     nice=st.none() | st.integers(-20, 19),
     pty=st.booleans(),
+    lease=st.booleans(),
     writer=WRITERS,
 )
 
