@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 from typing import TYPE_CHECKING, Protocol
@@ -16,9 +17,9 @@ import trio
 
 from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
-from jobfs.errors import JobfsError, NotPermitted
+from jobfs.errors import JobEnded, JobfsError, NotPermitted
 from jobfs.stream import Evicted
-from mount.caller import Caller, File, find_writer, has_open
+from mount.caller import Caller, File, find_writer, has_open, holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
     from jobfs.commands import Commands
     from jobfs.control_file import Batch, Step
     from jobfs.job import Job, StreamView
+    from jobfs.model import Writer
+    from jobfs.stdin import Stdin
     from jobfs.stream import RingReader
     from jobfs.table import JobTable
     from mount.blocked import BlockedRequests
 
 
+log = logging.getLogger(__name__)
+
 # How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
 _OVERTAKEN = 10
+# Why a job with a lease was ended.
+_LEASE_OVER = "the file it was spawned on was closed"
 _READABLE = select.POLLIN | select.POLLRDNORM
 # What a file on a disk polls as (poll(2)): always ready.
 _AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
@@ -288,7 +295,13 @@ class FollowHandle(StreamHandle):
 
 
 class StdinHandle:
-    """The job's stdin: reading gives end of file, and nobody listens to what is written."""
+    """The job's stdin: what is written the job reads; reading it gives end of file."""
+
+    def __init__(self, stdin: Stdin, opened: Opened) -> None:
+        self._stdin = stdin
+        self._opened = opened
+        self._poller = Poller()
+        self._watch: trio.CancelScope | None = None  # of the task that waits for room, for the poller
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`."""
@@ -296,20 +309,49 @@ class StdinHandle:
         return b""
 
     async def write(self, offset: int, data: bytes) -> int:
-        """The job was spawned without `--stdin pipe`."""
-        del offset, data
-        raise BrokenPipeError(errno.EPIPE, "the job's stdin is not a pipe")
+        """See `Handle`. Returns when all of `data` is in the job's pipe, or as much as was when it was interrupted."""
+        del offset
+        await self._stdin.open()
+        taken = 0
+        try:
+            while taken < len(data):
+                try:
+                    taken += self._stdin.write_nowait(data[taken:])
+                except BlockingIOError:
+                    with self._opened.waiting():
+                        await self._stdin.wait_ready()
+        except (pyfuse3.FUSEError, JobfsError):
+            if not taken:
+                raise
+        return taken
 
     def poll(self, wake: Wake | None) -> int:
-        """Always ready."""
-        del wake
-        return _AS_ON_DISK
+        """See `Handle`. POLLOUT where a write would not block; to read there is always the end of file."""
+        if self._stdin.ready:
+            return _AS_ON_DISK
+        if wake is not None:
+            self._poller.keep(wake)
+            if self._watch is None:
+                self._watch = trio.CancelScope()
+                trio.lowlevel.spawn_system_task(self._wake_when_ready, self._watch)
+        return _READABLE
 
     async def flush(self) -> None:
         """Nothing is kept back."""
 
     async def release(self) -> None:
-        """Nothing is held."""
+        """See `Handle`."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _wake_when_ready(self, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await self._stdin.wait_ready()
+        except OSError as error:  # no exception of a system task may get out: it would end the daemon
+            log.warning("whether stdin is ready cannot be told: %s", error)
+        self._watch = None
+        self._poller.wake()
 
 
 class ControlHandle:
@@ -322,6 +364,7 @@ class ControlHandle:
         self._opener_task, self._opener_uid = opened.task, opened.uid
         self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
         self._last_writer: Caller | None = None
+        self._leased: list[Job] = []
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`. What was not terminated is run first; its error is a reply as any other."""
@@ -363,6 +406,26 @@ class ControlHandle:
         with contextlib.suppress(JobfsError):  # nobody is left to be told; `events` was
             await self._run_rest(self._file.finish_on_close)
         self._forget_writer()
+        for job in self._leased:
+            await self._end_lease(job)
+
+    def holder(self, writer: Writer) -> int | None:
+        """See `OpenFile`."""
+        return holder_of(self._opener_task, self._node, writer.pid)
+
+    def lease(self, job: Job) -> None:
+        """See `OpenFile`."""
+        self._leased = [*(other for other in self._leased if not other.ended), job]
+
+    async def _end_lease(self, job: Job) -> None:
+        if job.ended:
+            return
+        try:
+            await self._table.end(job, _LEASE_OVER)
+        except JobEnded:
+            pass
+        except JobfsError as error:
+            self._table.report_error(error)
 
     def _check(self, caller: Caller) -> None:
         if caller.writer.uid is not None and caller.writer.uid != self._opener_uid:
@@ -372,7 +435,7 @@ class ControlHandle:
     async def _run(self, batch: Batch[Caller]) -> int:
         for step in batch.steps:
             try:
-                reply = await self._commands.run(step.command, step.writer)
+                reply = await self._commands.run(step.command, step.writer, self)
             except JobfsError as error:
                 taken = self._file.failed(step, error)
                 self._table.report_error(error)
@@ -386,7 +449,7 @@ class ControlHandle:
             step = finish()
             if step is not None:
                 try:
-                    reply = await self._commands.run(step.command, step.writer)
+                    reply = await self._commands.run(step.command, step.writer, self)
                 except JobfsError as error:
                     self._file.failed(step, error)
                 else:

@@ -246,7 +246,7 @@ class Operations(pyfuse3.Operations):
             case Kind.FOLLOW:
                 return FollowHandle(job.streams["stdout"], lambda: job.ended, opened)
             case Kind.STDIN:
-                return StdinHandle()
+                return StdinHandle(self._table.stdin(job), opened)
             case _:
                 return StreamHandle(job.streams[entry.name.decode("ascii")], lambda: job.ended)
 

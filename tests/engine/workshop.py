@@ -49,6 +49,8 @@ class Options(TypedDict, total=False):
     timeout: float
     grace: float
     nice: int
+    pty: bool
+    lease: bool
 
 
 class Workshop:
@@ -108,13 +110,13 @@ class Workshop:
         base = JobSpec(cmd, None, "/", self.environment)
         return replace(base, **options)
 
-    async def spawn(self, cmd: str | None = None, **options: Unpack[Options]) -> int:
-        """Spawns and gives the job's id; `Started` has been told by then."""
+    async def spawn(self, cmd: str | None = None, *, holder: int | None = None, **options: Unpack[Options]) -> int:
+        """Spawns and gives the job's id; `Started` has been told by then. `holder`: a pidfd, see `Engine.spawn`."""
         job = next(self._ids)
         spec = self.spec(cmd, **options)
         directory = os.open(spec.directory, os.O_PATH | os.O_CLOEXEC)
         try:
-            await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory)
+            await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory, holder)
         finally:
             os.close(directory)
         return job
@@ -137,9 +139,9 @@ class Workshop:
         """Signals a job."""
         await self.engine.signal(job, self.started(job).handle, number)
 
-    async def end(self, job: int, grace: float = 5.0) -> None:
+    async def end(self, job: int, grace: float = 5.0, reason: str | None = None) -> None:
         """Ends a job."""
-        await self.engine.end(job, self.started(job).handle, grace)
+        await self.engine.end(job, self.started(job).handle, grace, reason)
 
     def read(self, job: int, stream: str = "stdout") -> bytes:
         """All that is retained of a stream now."""
