@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.supervisor.connection import Sender
-    from jobfs.supervisor.loop import Loop
+    from jobfs.supervisor.loop import Loop, Timer
 
 
 class Lease:
@@ -23,11 +23,12 @@ class Lease:
         self._loop = loop
         self.daemon = daemon
         self._holder = holder
+        self._over: Timer | None = None
 
     def pass_on(self, over: Callable[[str], None]) -> None:
         """The daemon has gone. Has `over` called with the reason when the process ends; at once where none is known."""
         if self._holder is None:
-            self._loop.after(0, lambda: over("the daemon ended, and who held its lease is not known"))
+            self._over = self._loop.after(0, lambda: over("the daemon ended, and who held its lease is not known"))
             return
 
         def ended(_: int) -> None:
@@ -37,7 +38,9 @@ class Lease:
         self._loop.watch(self._holder, ended)  # a pidfd is readable once the process has ended (pidfd_open(2))
 
     def close(self) -> None:
-        """Nothing depends on it any more."""
+        """Nothing depends on it any more, and `over` is not called any more."""
+        if self._over is not None:
+            self._over.cancel()
         if self._holder is not None:
             self._loop.unwatch(self._holder)
             os.close(self._holder)

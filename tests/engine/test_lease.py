@@ -14,10 +14,14 @@ import pytest
 from jobfs.engines.base import Continued, Ended
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import SpawnFailed
+from jobfs.supervisor.lease import Lease
+from jobfs.supervisor.loop import Loop
 from tests.engine.workshop import Workshop, ended, status_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from jobfs.supervisor.wire import Message
 
 PASSED = "the process that held its lease ended"
 UNKNOWN = "the daemon ended, and who held its lease is not known"
@@ -182,3 +186,22 @@ async def test_no_pidfd_is_left_of_a_lease(bare: Workshop) -> None:
         async with ends_of(bare, job, other) as ends:
             assert [("done:0", None), ("killed:15", None)] == ends
             await until(lambda: pidfds(bare.supervisor), lambda left: not left)
+
+
+def test_a_lease_that_is_closed_ends_nothing_any_more() -> None:
+    """Its job may be gone in the same round in which the daemon went."""
+    loop = Loop()
+    said: list[str] = []
+    lease, other = (Lease(loop, Nobody(), None) for _ in range(2))
+    lease.pass_on(lambda reason: said.append(f"closed: {reason}"))
+    other.pass_on(said.append)
+    lease.close()
+    loop.run(lambda: bool(said))
+    assert [UNKNOWN] == said
+
+
+class Nobody:
+    """A daemon that has gone."""
+
+    def send(self, message: Message, descriptors: Mapping[str, int] | None = None) -> None:
+        """See `Sender`."""

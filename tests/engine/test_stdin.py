@@ -5,46 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
 from jobfs.errors import JobEnded
-from jobfs.stdin import Stdin
 from tests.engine.workshop import Options, Workshop, error_of, status_of, until
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 MIB = 1024 * 1024
 # A shell's command line may be started by posix_spawn; what has other options is forked.
 WAYS: list[Options] = [{"stdin": "pipe"}, {"stdin": "pipe", "cwd": "/"}]
-
-
-@asynccontextmanager
-async def stdin_of(shop: Workshop, job: int) -> AsyncIterator[Stdin]:
-    """A job's stdin, as the table has it."""
-    stdin = Stdin(partial(shop.engine.open_stdin, job))
-    try:
-        yield stdin
-    finally:
-        stdin.close()
-
-
-async def write(shop: Workshop, job: int, data: bytes) -> None:
-    """Writes all of `data`, as a process that opens the file, writes and closes it."""
-    async with stdin_of(shop, job) as stdin:
-        while data:
-            data = data[await stdin.write_some(data) :]
-
-
-async def refusal(shop: Workshop, job: int) -> int:
-    """What a write fails with."""
-    return (await error_of(lambda: write(shop, job, b"x"))).errno
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -53,12 +24,12 @@ async def test_a_job_reads_what_any_number_of_writers_write_until_eof(shop: Work
     way = {**way, "environment": shop.fifo()}
     job = await shop.spawn("cat; echo end; read go < $FIFO", **way)
     for word in (b"one\n", b"two\n", b"three\n"):
-        await write(shop, job, word)
+        await shop.write(job, word)
         await shop.says(job, word)
     await shop.engine.close_stdin(job)
     await shop.says(job, b"one\ntwo\nthree\nend\n")
     await shop.engine.close_stdin(job)
-    assert errno.EPIPE == await refusal(shop, job)
+    assert errno.EPIPE == await shop.refusal(job)
     await shop.go()
     assert "done:0" == status_of(await shop.ended(job))
 
@@ -66,7 +37,7 @@ async def test_a_job_reads_what_any_number_of_writers_write_until_eof(shop: Work
 async def test_what_was_written_before_eof_is_read_first(shop: Workshop) -> None:
     """Also by a job that has read nothing yet."""
     job = await shop.spawn("read go < $FIFO; wc -c", stdin="pipe", environment=shop.fifo())
-    await write(shop, job, bytes(60_000))
+    await shop.write(job, bytes(60_000))
     await shop.engine.close_stdin(job)
     await shop.go()
     await shop.ended(job)
@@ -77,7 +48,7 @@ async def test_megabytes_come_through(shop: Workshop) -> None:
     """Whole, at the speed at which the job reads."""
     job = await shop.spawn("md5sum", stdin="pipe")
     data = os.urandom(1000) * 5000
-    await write(shop, job, data)
+    await shop.write(job, data)
     await shop.engine.close_stdin(job)
     await shop.ended(job)
     expected = await trio.run_process(["md5sum"], stdin=data, capture_stdout=True)
@@ -88,9 +59,9 @@ async def test_the_pipe_stays_open_while_no_daemon_is_there(bare: Workshop) -> N
     """The supervisor holds it: a job goes on reading when the next daemon comes."""
     async with bare.attached():
         job = await bare.spawn("cat", stdin="pipe")
-        await write(bare, job, b"first\n")
+        await bare.write(job, b"first\n")
     async with bare.attached(job):
-        await write(bare, job, b"second\n")
+        await bare.write(job, b"second\n")
         await bare.says(job, b"first\nsecond\n")
         await bare.engine.close_stdin(job)
         assert "done:0" == status_of(await bare.ended(job))
@@ -112,7 +83,7 @@ async def test_a_write_to_a_job_that_has_ended_is_epipe(shop: Workshop) -> None:
     """Also where a descendant holds the pipe, and that one reads end of file."""
     job = await shop.spawn("exec 3<&0; (cat <&3; echo end) & exit", stdin="pipe")
     await shop.ended(job)
-    assert errno.EPIPE == await refusal(shop, job)
+    assert errno.EPIPE == await shop.refusal(job)
     await shop.closed(job)
     assert b"end\n" == shop.read(job)
 
@@ -121,7 +92,7 @@ async def test_a_write_to_a_job_that_has_closed_its_stdin_is_epipe(shop: Worksho
     """Nobody reads it any more, though the job lives."""
     job = await shop.spawn("exec <&-; echo ready; exec sleep 1000", stdin="pipe")
     await shop.says(job, b"ready\n")
-    assert errno.EPIPE == await refusal(shop, job)
+    assert errno.EPIPE == await shop.refusal(job)
 
 
 async def test_a_writer_that_waits_learns_that_the_job_has_closed_its_stdin(shop: Workshop) -> None:
@@ -130,7 +101,7 @@ async def test_a_writer_that_waits_learns_that_the_job_has_closed_its_stdin(shop
     errors: list[int] = []
 
     async def fill() -> None:
-        errors.append((await error_of(lambda: write(shop, job, bytes(MIB)))).errno)
+        errors.append((await error_of(lambda: shop.write(job, bytes(MIB)))).errno)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fill)
@@ -142,7 +113,7 @@ async def test_a_writer_that_waits_learns_that_the_job_has_closed_its_stdin(shop
 async def test_a_write_to_a_job_without_a_pipe_is_epipe(shop: Workshop, stdin: str) -> None:
     """And so is one to a job that nobody knows."""
     job = await shop.spawn("exec sleep 1000", stdin=stdin)
-    assert [errno.EPIPE] * 2 == [await refusal(shop, job), await refusal(shop, 4711)]
+    assert [errno.EPIPE] * 2 == [await shop.refusal(job), await shop.refusal(4711)]
 
 
 async def test_eof_of_a_job_that_has_ended_fails(shop: Workshop) -> None:

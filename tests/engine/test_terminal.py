@@ -13,18 +13,12 @@ import trio
 from jobfs.errors import JobEnded
 from jobfs.supervisor.outlet import TURN
 from jobfs.supervisor.terminal import Terminal
-from tests.engine.test_stdin import refusal, stdin_of, write
 from tests.engine.workshop import Workshop, error_of, status_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
-
-
-async def typed(shop: Workshop, job: int, text: bytes) -> None:
-    """Types `text` into the job's terminal."""
-    await write(shop, job, text)
 
 
 def terminals(process: int) -> int:
@@ -64,7 +58,7 @@ async def test_stdout_and_stderr_arrive_in_one_stream(shop: Workshop) -> None:
 async def test_what_is_written_is_typed(shop: Workshop) -> None:
     """The terminal echoes it, and the job reads it line by line."""
     job = await shop.spawn("read line; echo got $line", pty=True)
-    await typed(shop, job, b"hello\n")
+    await shop.write(job, b"hello\n")
     assert "done:0" == status_of(await shop.ended(job))
     assert b"hello\r\ngot hello\r\n" == shop.read(job)
 
@@ -73,7 +67,7 @@ async def test_a_typed_interrupt_ends_a_foreground_program(shop: Workshop) -> No
     """As control-C does; a shell that catches it goes on."""
     job = await shop.spawn("echo ready; exec sleep 1000", pty=True)
     await shop.says(job, b"ready\r\n")
-    await typed(shop, job, b"\x03")
+    await shop.write(job, b"\x03")
     assert "killed:2" == status_of(await shop.ended(job))
 
 
@@ -82,10 +76,10 @@ async def test_eof_types_the_terminals_own_character(shop: Workshop, setting: st
     """What reads a line from the terminal meets end of file, and the terminal stays as it is."""
     job = await shop.spawn(f"{setting}stty -echo; echo ready; cat; cat; echo end", pty=True)
     await shop.says(job, b"ready\r\n")
-    await typed(shop, job, b"one\n")
+    await shop.write(job, b"one\n")
     await shop.says(job, b"one\r\n")
     await shop.engine.close_stdin(job)
-    await typed(shop, job, b"two\n")
+    await shop.write(job, b"two\n")
     await shop.says(job, b"two\r\n")
     await shop.engine.close_stdin(job)
     assert "done:0" == status_of(await shop.ended(job))
@@ -105,7 +99,7 @@ async def test_a_file_can_be_the_stdin_of_a_job_with_a_terminal(shop: Workshop, 
     script = "cat; test -t 0 || echo no; test -t 1 && test -t 2 && echo yes; read line </dev/tty; echo got $line"
     job = await shop.spawn(script, stdin=f"{tmp_path}/input", pty=True)
     await shop.says(job, b"from the file\r\nno\r\nyes\r\n")
-    await typed(shop, job, b"typed\n")
+    await shop.write(job, b"typed\n")
     await shop.ended(job)
     assert shop.read(job).endswith(b"typed\r\ngot typed\r\n")
 
@@ -159,7 +153,7 @@ async def test_megabytes_can_be_typed(shop: Workshop) -> None:
     job = await shop.spawn("stty raw -echo; printf ready; head -c 2000000 | md5sum", pty=True)
     await shop.says(job, b"ready")
     data = os.urandom(1000) * 2000
-    await typed(shop, job, data)
+    await shop.write(job, data)
     await shop.ended(job)
     expected = await trio.run_process(["md5sum"], stdin=data, capture_stdout=True)
     assert b"ready" + expected.stdout == shop.read(job)
@@ -170,7 +164,7 @@ async def test_descendants_that_hold_the_terminal_are_heard_on(shop: Workshop) -
     job = await shop.spawn("trap '' HUP; (read go < $FIFO; echo late) & echo early", pty=True, environment=shop.fifo())
     end = await shop.ended(job)
     assert ("done:0", frozenset({"stdout"}), b"early\r\n") == (status_of(end), end.open_streams, shop.read(job))
-    assert errno.EPIPE == await refusal(shop, job)
+    assert errno.EPIPE == await shop.refusal(job)
     await shop.go()
     await shop.closed(job)
     assert b"early\r\nlate\r\n" == shop.read(job)
@@ -180,7 +174,7 @@ async def test_the_end_hangs_up_what_is_in_the_foreground(shop: Workshop) -> Non
     """That is the terminal's own rule: SIGHUP."""
     job = await shop.spawn("(trap 'echo hung up' HUP; echo ready; while :; do sleep 0.01; done) & read go", pty=True)
     await shop.says(job, b"ready\r\n")
-    await typed(shop, job, b"\n")
+    await shop.write(job, b"\n")
     await shop.ended(job)
     await until(lambda: b"hung up\r\n" in shop.read(job))
 
@@ -198,12 +192,12 @@ async def test_terminals_of_a_daemon_that_went_are_the_next_ones(bare: Workshop)
     """The job is not hung up, and can be typed to."""
     async with bare.attached():
         job = await bare.spawn("read line; echo got $line; read line", pty=True)
-        async with stdin_of(bare, job) as stdin:
+        async with bare.stdin_of(job) as stdin:
             await stdin.open()
     async with bare.attached(job):
-        await typed(bare, job, b"hello\n")
+        await bare.write(job, b"hello\n")
         await bare.says(job, b"got hello\r\n")
-        await typed(bare, job, b"\n")
+        await bare.write(job, b"\n")
         assert "done:0" == status_of(await bare.ended(job))
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
@@ -24,6 +25,7 @@ from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.model import JobSpec
 from jobfs.states import Event
+from jobfs.stdin import Stdin
 from jobfs.supervisor import ADDRESS, JOBS
 
 if TYPE_CHECKING:
@@ -151,6 +153,27 @@ class Workshop:
         with reader:
             state = reader.snapshot()
             return reader.read(state.start, state.retained)
+
+    # What is written to jobs
+
+    @asynccontextmanager
+    async def stdin_of(self, job: int) -> AsyncIterator[Stdin]:
+        """A job's stdin, as the table has it."""
+        stdin = Stdin(partial(self.engine.open_stdin, job))
+        try:
+            yield stdin
+        finally:
+            stdin.close()
+
+    async def write(self, job: int, data: bytes) -> None:
+        """Writes all of `data` to the job, as a process that opens the file, writes and closes it."""
+        async with self.stdin_of(job) as stdin:
+            while data:
+                data = data[await stdin.write_some(data) :]
+
+    async def refusal(self, job: int) -> int:
+        """What a write to the job fails with; AssertionError where it does not."""
+        return (await error_of(lambda: self.write(job, b"x"))).errno
 
     # A job that waits for the test to let it go
 
