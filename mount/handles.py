@@ -1,4 +1,4 @@
-"""What an open file remembers: text as it was rendered, a place in a stream, or a conversation with `ctl`.
+"""What an open file remembers: text as it was rendered, or a place in a stream. `ctl` has a module of its own.
 
 A handle holds its job, so that a file of a job that was removed reads on until it is closed.
 """
@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Protocol
 import pyfuse3
 import trio
 
-from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
-from jobfs.errors import JobEnded, JobfsError, NotPermitted
+from jobfs.errors import JobfsError
 from jobfs.stream import Evicted
-from mount.caller import Caller, File, find_writer, has_open, holder_of
+from mount.caller import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from jobfs.commands import Commands
-    from jobfs.control_file import Batch, Step
     from jobfs.job import Job, StreamView
-    from jobfs.model import Writer
     from jobfs.stdin import Stdin
     from jobfs.stream import RingReader
-    from jobfs.table import JobTable
     from mount.blocked import BlockedRequests
 
 
@@ -39,11 +34,9 @@ log = logging.getLogger(__name__)
 
 # How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
 _OVERTAKEN = 10
-# Why a job with a lease was ended.
-_LEASE_OVER = "the file it was spawned on was closed"
 _READABLE = select.POLLIN | select.POLLRDNORM
 # What a file on a disk polls as (poll(2)): always ready.
-_AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
+AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
 
 
 class Wake(Protocol):
@@ -104,7 +97,7 @@ class ReadOnly:
     def poll(self, wake: Wake | None) -> int:
         """Always ready."""
         del wake
-        return _AS_ON_DISK
+        return AS_ON_DISK
 
     async def flush(self) -> None:
         """Nothing is kept back."""
@@ -162,7 +155,7 @@ class StatusHandle(TextHandle):
 
     def poll(self, wake: Wake | None) -> int:
         """See `Handle`. A reader that goes back gets what a disk's file says: less asks before it reads."""
-        return _AS_ON_DISK if self._went_back else self._end.poll(wake)
+        return AS_ON_DISK if self._went_back else self._end.poll(wake)
 
     async def release(self) -> None:
         """See `Handle`."""
@@ -246,7 +239,7 @@ class StreamHandle(ReadOnly):
         """See `Handle`."""
         self._cursor.polled()
         if self._cursor.went_back:
-            return _AS_ON_DISK
+            return AS_ON_DISK
         written = self._listen(wake)
         if written > self._cursor.position:
             return _READABLE
@@ -328,7 +321,7 @@ class StdinHandle:
     def poll(self, wake: Wake | None) -> int:
         """See `Handle`. POLLOUT where a write would not block; to read there is always the end of file."""
         if self._stdin.ready:
-            return _AS_ON_DISK
+            return AS_ON_DISK
         if wake is not None:
             self._poller.keep(wake)
             if self._watch is None:
@@ -352,122 +345,3 @@ class StdinHandle:
             log.warning("whether stdin is ready cannot be told: %s", error)
         self._watch = None
         self._poller.wake()
-
-
-class ControlHandle:
-    """An open `ctl`: runs what is written, and gives the replies."""
-
-    def __init__(self, table: JobTable, commands: Commands, opened: Opened, job: int | None) -> None:
-        self._table = table
-        self._commands = commands
-        self._node = opened.file
-        self._opener_task, self._opener_uid = opened.task, opened.uid
-        self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
-        self._last_writer: Caller | None = None
-        self._leased: list[Job] = []
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """See `Handle`. What was not terminated is run first; its error is a reply as any other."""
-        with contextlib.suppress(JobfsError):
-            await self._run_rest(self._file.finish)
-        return self._file.read(offset, size)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        """See `Handle`. Runs the commands that `data` completes, in order, before it returns."""
-        caller = await find_writer(self._opener_task, self._node)
-        try:
-            self._check(caller)
-            batch = self._file.receive(offset, data, caller)
-            taken = await self._run(batch)
-            if self._file.pending:
-                self._keep(caller)
-        except JobfsError as error:
-            self._table.report_error(error)
-            raise
-        finally:
-            if caller is not self._last_writer:
-                caller.close()
-            if not self._file.pending:
-                self._forget_writer()
-        return taken
-
-    def poll(self, wake: Wake | None) -> int:
-        """See `Handle`. It takes commands and gives replies at any time."""
-        del wake
-        return _AS_ON_DISK
-
-    async def flush(self) -> None:
-        """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
-        if self._file.pending and not has_open(self._opener_task, self._node):
-            await self._run_rest(self._file.finish_on_close)
-
-    async def release(self) -> None:
-        """See `Handle`."""
-        with contextlib.suppress(JobfsError):  # nobody is left to be told; `events` was
-            await self._run_rest(self._file.finish_on_close)
-        self._forget_writer()
-        for job in self._leased:
-            await self._end_lease(job)
-
-    def holder(self, writer: Writer) -> int | None:
-        """See `OpenFile`."""
-        return holder_of(self._opener_task, self._node, writer.pid)
-
-    def lease(self, job: Job) -> None:
-        """See `OpenFile`."""
-        self._leased = [*(other for other in self._leased if not other.ended), job]
-
-    async def _end_lease(self, job: Job) -> None:
-        if job.ended:
-            return
-        try:
-            await self._table.end(job, _LEASE_OVER)
-        except JobEnded:
-            pass
-        except JobfsError as error:
-            self._table.report_error(error)
-
-    def _check(self, caller: Caller) -> None:
-        if caller.writer.uid is not None and caller.writer.uid != self._opener_uid:
-            msg = f"the file was opened by user {self._opener_uid}, and user {caller.writer.uid} may not write to it"
-            raise NotPermitted(msg)
-
-    async def _run(self, batch: Batch[Caller]) -> int:
-        for step in batch.steps:
-            try:
-                reply = await self._commands.run(step.command, step.writer, self)
-            except JobfsError as error:
-                taken = self._file.failed(step, error)
-                self._table.report_error(error)
-                return taken
-            self._file.succeeded(reply)
-        return self._file.commit(batch)
-
-    async def _run_rest(self, finish: Callable[[], Step[Caller] | None]) -> None:
-        writer, self._last_writer = self._last_writer, None  # a write meanwhile must not close it
-        try:
-            step = finish()
-            if step is not None:
-                try:
-                    reply = await self._commands.run(step.command, step.writer, self)
-                except JobfsError as error:
-                    self._file.failed(step, error)
-                else:
-                    self._file.succeeded(reply)
-        except JobfsError as error:
-            self._table.report_error(error)
-            raise
-        finally:
-            if writer is not None:
-                writer.close()
-
-    def _keep(self, caller: Caller) -> None:
-        """An unterminated line may be run when its writer has gone: what the job inherits is read now."""
-        self._forget_writer()
-        _ = caller.surroundings
-        self._last_writer = caller
-
-    def _forget_writer(self) -> None:
-        if self._last_writer is not None:
-            self._last_writer.close()
-            self._last_writer = None

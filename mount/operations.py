@@ -15,9 +15,9 @@ import pyfuse3
 from jobfs.text import encode
 from mount.attributes import Entry, settled
 from mount.caller import File, session_of
+from mount.control_handle import ControlHandle
 from mount.errors import answered
 from mount.handles import (
-    ControlHandle,
     FollowHandle,
     Handle,
     Opened,

@@ -269,8 +269,9 @@ class Supervisor:
         """Not answered: who asks does not wait for that, but for the news."""
         for job, name, past in request.message["watch"]:
             child = self._children.get(job)
-            if child is not None:
-                child.outlets[name].watch(past)
+            outlet = None if child is None else child.outlets.get(name)  # a terminal has one for both streams
+            if child is not None and outlet is not None:
+                outlet.watch(past)
                 self._tell_if_grown(child, name)
 
     def _tell_if_grown(self, child: Child, name: str) -> None:
