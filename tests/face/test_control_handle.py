@@ -13,7 +13,7 @@ import pytest
 
 from jobfs.errors import NotPermitted
 from jobfs.model import Surroundings, Writer
-from mount import handles
+from mount import control_handle
 from mount.caller import Caller, File
 from tests.face.faces import Face, errno_of
 
@@ -58,9 +58,9 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """What /proc tells, by the test."""
     it = Kernel(uid=os.getuid())
-    monkeypatch.setattr(handles, "find_writer", it.find_writer)
-    monkeypatch.setattr(handles, "has_open", it.has_open)
-    monkeypatch.setattr(handles, "holder_of", it.holder_of)
+    monkeypatch.setattr(control_handle, "find_writer", it.find_writer)
+    monkeypatch.setattr(control_handle, "has_open", it.has_open)
+    monkeypatch.setattr(control_handle, "holder_of", it.holder_of)
     return it
 
 
