@@ -37,6 +37,21 @@ class Viewer:
         program, *options = self.command
         return Terminal(path(program), *options, *(str(job.stdout) for job in jobs))
 
+    def leave(self, terminal: Terminal) -> None:
+        """Ends it as a user does, and sees that it does end, with the exit status that it should have."""
+        for key in self.keys:
+            if key == "C-c" and len(self.keys) > 1:
+                interrupt(terminal)
+            else:
+                terminal.press(key)
+        assert self.exit_status == terminal.wait()
+
+
+def interrupt(terminal: Terminal) -> None:
+    """Has less wait for more no longer; what is typed before it has noticed, the terminal drops."""
+    terminal.press("C-c")
+    terminal.until(lambda lines: not any("to abort)" in line for line in lines))
+
 
 def viewer(program: str, *options: str, keys: tuple[str, ...] = ("C-c",), exit_status: int = 0) -> object:
     """A parameter of a test with viewers, which needs the program."""
@@ -77,8 +92,7 @@ def test_new_lines_appear_up_to_the_last(shared: Mounted, viewer: Viewer) -> Non
             shown = terminal.until_shown("last line")
             numbers = [int(line[:39]) for line in shown if line[:39].isdigit()]
             assert list(range(5000 - len(numbers), 5000)) == numbers
-            terminal.press(*viewer.keys)
-            assert viewer.exit_status == terminal.wait()
+            viewer.leave(terminal)
 
 
 @pytest.mark.parametrize("viewer", [*VIEWERS, *PAGERS])
@@ -88,8 +102,7 @@ def test_a_viewer_of_a_quiet_job_can_be_ended(shared: Mounted, viewer: Viewer) -
         job.write("only line\n")
         with viewer.show(job) as terminal:
             terminal.until_shown("only line")
-            terminal.press(*viewer.keys)
-            assert viewer.exit_status == terminal.wait()
+            viewer.leave(terminal)
 
 
 @pytest.mark.parametrize("viewer", VIEWERS)
@@ -104,8 +117,7 @@ def test_a_job_that_is_removed_ends_no_viewer(shared: Mounted, viewer: Viewer) -
             terminal.until_shown("last line")
             shared.ctl(f"rm {job.id}")
             until(lambda: not job.stdout.exists())
-            terminal.press(*viewer.keys)
-            assert viewer.exit_status == terminal.wait()
+            viewer.leave(terminal)
 
 
 def between(first: str, last: str) -> Callable[[list[str]], bool]:
@@ -137,7 +149,8 @@ def test_a_pager_goes_back_and_forth_in_a_live_stream(shared: Mounted, viewer: V
             terminal.until_shown("second")
             job.write("third\n")
             terminal.until_shown("third")
-            terminal.press("C-c", "g")
+            interrupt(terminal)
+            terminal.press("g")
             terminal.until_shown("line 23")
             job.write("fourth\n")
             job.end()
@@ -170,7 +183,8 @@ def test_a_pager_goes_back_and_forth_in_what_is_retained(shared: Mounted, viewer
             job.write("one more\n")
             terminal.until_shown("one more")
             job.end()
-            terminal.press("C-c", "b")
+            interrupt(terminal)
+            terminal.press("b")
             terminal.until(between("4955", "4977"))
             terminal.press("q")
             assert 0 == terminal.wait()

@@ -6,10 +6,13 @@ Code (@parcel/watcher) and of most of what is written for node (chokidar), and t
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,11 +22,12 @@ from tests.mounted import Mounted, until
 from tests.programs.driven import DrivenJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.mount
 
 SCRIPTS = Path(__file__).parent / "watchers"
+IN_CREATE = 0x100
 MOST = 20  # events a second for each file
 
 
@@ -81,6 +85,12 @@ class Watcher:
         """Waits until it has so many watches."""
         until(lambda: watches(self._process.pid), lambda seen: seen >= count)
 
+    def until_it_waits(self) -> None:
+        """Waits until it sleeps in a poll(2) without a time limit: entr passes over what it hears when it begins."""
+        until(
+            lambda: Path(f"/proc/{self._process.pid}/syscall").read_text().split()[3:4], lambda at: at == ["0xffffffff"]
+        )
+
     def wait(self) -> tuple[int, list[str]]:
         """Waits until it has ended by itself, and gives its exit status and lines."""
         return self._process.wait(), self.lines
@@ -89,6 +99,14 @@ class Watcher:
 def directories(mounted: Mounted) -> int:
     """How many directories the tree has: the root and the jobs'."""
     return 1 + sum(name.isdigit() for name in os.listdir(mounted.path))
+
+
+def names(events: bytes) -> Iterator[str]:
+    """The names in what was read of an inotify file, see inotify(7)."""
+    while events:
+        *_, length = struct.unpack_from("iIII", events)
+        name, events = events[16 : 16 + length], events[16 + length :]
+        yield os.fsdecode(name.rstrip(b"\0"))
 
 
 # inotify's own events
@@ -198,6 +216,27 @@ def test_jobs_are_there_when_they_are_told_of(shared: Mounted, tmp_path: Path) -
         assert all((shared.path / str(job) / "status").exists() for job in ids)
 
 
+def test_a_job_is_found_as_soon_as_it_is_told_of(shared: Mounted) -> None:
+    """Who looks a job up the moment that inotify tells of it finds it, as watchers of trees do to watch it too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_CLOEXEC)
+    missed = []
+    try:
+        assert libc.inotify_add_watch(fd, os.fsencode(shared.path), IN_CREATE) >= 0
+        with ThreadPoolExecutor(1) as spawner:
+            ids = [spawner.submit(shared.spawn, "true") for _ in range(50)]
+            told: list[int] = []
+            while len(told) < len(ids):
+                for name in names(os.read(fd, 4096)):
+                    if not os.path.isdir(shared.path / name):
+                        missed.append(name)
+                    told.append(int(name))
+    finally:
+        os.close(fd)
+    assert [] == missed
+    assert [job.result() for job in ids] == sorted(told)
+
+
 @pytest.mark.needs("inotifywait")
 def test_a_watch_on_the_root_sees_its_files(shared: Mounted, tmp_path: Path) -> None:
     """IN_MODIFY comes on `table`, `table.jsonl` and `events` at a change, and IN_CLOSE_WRITE on the two tables."""
@@ -269,7 +308,7 @@ def test_entr_runs_its_command_when_the_status_changes(shared: Mounted, tmp_path
     with DrivenJob(shared) as job:
         status = str(job.file("status"))
         with Watcher(tmp_path, "entr", "-npz", "cat", status, given=f"{status}\n") as entr:
-            entr.until_watching()
+            entr.until_it_waits()
             job.end()
             assert (0, ["done:0"]) == entr.wait()
 
@@ -281,7 +320,7 @@ def test_entr_runs_its_command_when_the_output_is_complete(shared: Mounted, tmp_
         stdout = str(job.stdout)
         job.write("one\n")
         with Watcher(tmp_path, "entr", "-npz", "cat", stdout, given=f"{stdout}\n") as entr:
-            entr.until_watching()
+            entr.until_it_waits()
             job.end()
             assert (0, ["one"]) == entr.wait()
 
@@ -291,10 +330,11 @@ def test_entr_runs_its_command_at_each_change_of_the_table(shared: Mounted, tmp_
     """`entr` on `table` runs its command again when a job has come."""
     table = str(shared.file("table"))
     with Watcher(tmp_path, "entr", "-np", "cat", table, given=f"{table}\n") as entr:
-        entr.until_watching()
+        entr.until_it_waits()
         for line in (": first", ": second"):
             job = shared.spawn(line)
             entr.until_shown(f"{job} ", line)
+            entr.until_it_waits()
 
 
 # Watchers of whole trees
