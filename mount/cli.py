@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _PATIENCE = 60.0  # seconds that `umount` waits for jobs and daemon to go
 _LOOK_AGAIN = 0.1  # seconds
+_MAKING_WAY = 1.0  # seconds that the daemon has to make way
 _CHUNK = 1 << 20  # bytes
 _ALIVE = ("queued", "running", "stopped")
 
@@ -96,7 +98,7 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     supervisor = state.supervisor_of(mountpoint.state_of(mount)) if end_jobs else None
     try:
         what_goes_on = _end_all(client.Client(point)) if end_jobs else _going_on(client.Client(point))
-        mountpoint.unmount(point)
+        _unmount(point, None if served is None or not served.alive else served.pid)
     except (mountpoint.MountpointUnusable, OSError) as error:
         _fail(error)
     if served is not None:
@@ -106,6 +108,22 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     if supervisor is not None:
         _wait_for_end(supervisor)
     click.echo(f"{point} is unmounted; {what_goes_on}")
+
+
+def _unmount(point: Path, daemon: int | None) -> None:
+    """Unmounts; the daemon, where there is one, lets go of what it can: who waits in the mount, and its own client."""
+    deadline = time.monotonic() + _MAKING_WAY
+    while True:
+        try:
+            mountpoint.unmount(point)
+        except mountpoint.MountpointUnusable:
+            if daemon is None or time.monotonic() > deadline:
+                raise
+            with suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGUSR1)
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
 
 
 # What follows the command's first word is the command's, as for nohup(1).

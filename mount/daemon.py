@@ -197,7 +197,7 @@ class _Daemon:
         nursery.start_soon(self._blocked.run)
         try:
             with trio.CancelScope() as serving:
-                await nursery.start(self._unmount_on_signals, serving)
+                await nursery.start(self._heed_signals, operations, serving)
                 nursery.start_soon(_say_when_mounted, ready)
                 log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
                 await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
@@ -205,14 +205,25 @@ class _Daemon:
             pyfuse3.close(unmount=True)
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
 
-    async def _unmount_on_signals(self, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    async def _heed_signals(
+        self, operations: Operations, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
             task_status.started()
             async for number in signals:
+                if number == signal.SIGUSR1:
+                    self._make_way(operations)
+                    continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self._blocked.refuse(errno.ENOTCONN)
                 pyfuse3.terminate()
                 serving.deadline = trio.current_time() + _LAST_ANSWERS
+
+    def _make_way(self, operations: Operations) -> None:
+        """Somebody is about to unmount: what we have open there, and who only waits, is not to be in the way."""
+        self._own.rest()
+        if operations.open_files == len(self._blocked):
+            self._blocked.answer_all(errno.ENOTCONN)
 
     async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
         """Whenever the supervisor has gone, a new one is started; its records tell what has become of the jobs."""

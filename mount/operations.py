@@ -94,6 +94,11 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self._ids: tuple[int, list[int]] = (-1, [])  # at a version of the table
 
+    @property
+    def open_files(self) -> int:
+        """How many files are open, each as often as it was opened."""
+        return len(self._handles)
+
     # Names
 
     @answered
@@ -345,9 +350,11 @@ class Operations(pyfuse3.Operations):
         """See pyfuse3. Only we make directories: that of a job that has come."""
         del mode
         number = job_name(name) if parent_inode == ROOT and self._kernel.is_own(ctx.pid) else None
-        job = None if number is None else self._table.get(number)
-        if job is None:
+        if number is None:
             raise pyfuse3.FUSEError(errno.EACCES)
+        job = self._table.get(number) if await self._kernel.made(number) else None
+        if job is None:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
         self._kernel.looked_up(job, ctx.pid)
         attributes = self._attributes.of_directory(job)
         attributes.entry_timeout = 0  # so that who looks at it first is heard of
