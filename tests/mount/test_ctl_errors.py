@@ -209,6 +209,21 @@ def test_line_that_fails_makes_a_short_write(shared: Mounted) -> None:
     assert (True, False) == tuple(os.path.lexists(shared.path / name) for name in ("short-1", "short-3"))
 
 
+def test_error_of_a_short_write_stands_in_events_once(jobs: Mounted) -> None:
+    """A command that was refused stands in `events` once, also where its writer tried again what a short write left."""
+    text = b"spawn true\nkill 999999\n"
+    fd = os.open(jobs.file("ctl"), os.O_WRONLY)
+    try:
+        for number in (1, 2):
+            assert 11 == os.write(fd, text)
+            with pytest.raises(FileNotFoundError):
+                os.write(fd, text[11:])
+            events = map(json.loads, jobs.file("events").read_text().splitlines())
+            assert number == sum(event["event"] == "error" for event in events)
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize(
     "script",
     [
