@@ -142,7 +142,7 @@ COMMAND = """pwd -P; umask; echo "$WHO"; echo 'a  b' $((6*7)) `echo c` !echo % Ã
 SAID = "a  b 42 c !echo % Ã© d *"
 BACKSLASHES = r" \ \\ \n \t"  # some shells' echo takes them for its own
 
-SIZES = [0, 600, 5000, 100_000]  # bytes that a line is filled up to, its newline included
+SIZES = [0, 600, 4096, 5000, 100_000]  # bytes that a line is filled up to, its newline included
 
 # The jobs of the fixture `_named`: `holder` is alive, `ended` is not.
 ERRORS = {
@@ -196,7 +196,7 @@ def test_line_is_run_once(shared: Mounted, tmp_path: Path, name: str, way: str, 
     assert [] == spawned.refused
 
 
-@pytest.mark.parametrize(("name", "way", "size"), each(lambda shell: shell.several, lambda _: SIZES[:3]))
+@pytest.mark.parametrize(("name", "way", "size"), each(lambda shell: shell.several, lambda _: SIZES[:4]))
 def test_several_lines_are_run_in_order(shared: Mounted, tmp_path: Path, name: str, way: str, size: int) -> None:
     """Several lines that are written at once, or to one open file, are run in order, each once."""
     shell = SHELLS[name]
