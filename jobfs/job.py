@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+import trio
+
+from jobfs.bell import Bell
 from jobfs.model import STREAMS, JobInfo, Usage
 from jobfs.states import QUEUED, Event, Status, after
 from jobfs.store import Row
@@ -19,12 +22,31 @@ if TYPE_CHECKING:
     from jobfs.stream import RingReader
 
 
+class Output(Protocol):
+    """Where a job's output is to be had; an engine is one."""
+
+    def open_stream(self, job: int, name: str) -> RingReader | None:
+        """See `Engine`."""
+
+    def watch(self, job: int, name: str, past: int) -> None:
+        """See `Engine`."""
+
+
 class StreamView:
     """How one output stream stands: asked of the ring file while it may grow, remembered once it cannot."""
 
-    def __init__(self, open_reader: Callable[[], RingReader | None], capacity: int) -> None:
+    def __init__(
+        self,
+        open_reader: Callable[[], RingReader | None],
+        capacity: int,
+        watch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`watch` asks who writes the stream to say `grew`, once, when there are bytes past the offset it is given."""
         self._open_reader = open_reader
         self._capacity = capacity
+        self._watch = watch
+        self._watched_past: int | None = None  # where the last `watch` stands that was not answered yet
+        self._bell = Bell()
         self._reader: RingReader | None = None
         self._final: StreamState | None = None
         self.may_grow = True
@@ -44,11 +66,40 @@ class StreamView:
         """A reader of the stream, to be closed by the caller; None as long as it has no byte."""
         return self._open_reader()
 
+    def listen(self, past: int, call: Callable[[], None]) -> None:
+        """Has `call` called, once, when there are bytes past the offset `past`, or none will come: then look again.
+
+        `past` is not less than what the listener has seen as written: what is there already is not told.
+        """
+        self._bell.listen(call)
+        if self.may_grow and (self._watched_past is None or past < self._watched_past):
+            self._watched_past = past
+            self._watch(past)
+
+    def ignore(self, call: Callable[[], None]) -> None:
+        """Takes `listen` back."""
+        self._bell.ignore(call)
+
+    async def wait_grown(self, past: int) -> None:
+        """Waits as `listen` does."""
+        event = trio.Event()
+        self.listen(past, event.set)
+        try:
+            await event.wait()
+        finally:
+            self.ignore(event.set)
+
+    def grew(self) -> None:
+        """Tells those who listen to look again: there are more bytes, or no more will come, or nobody knows."""
+        self._watched_past = None
+        self._bell.ring()
+
     def freeze(self) -> None:
         """The job is removed: what files that are still open tell of it is what it was."""
         self.may_grow = False
         with suppress(OSError):  # no descriptor is left: a removal must not fail of that
             _ = self.state
+        self.grew()
 
     def _release(self) -> None:
         if self._reader is not None:
@@ -67,9 +118,7 @@ class StreamView:
 class Job:
     """A job in the table. Only the table changes it."""
 
-    def __init__(
-        self, id_: int, spec: JobSpec, created_at: float, open_stream: Callable[[int, str], RingReader | None]
-    ) -> None:
+    def __init__(self, id_: int, spec: JobSpec, created_at: float, output: Output) -> None:
         self.id = id_
         self.spec = spec
         self.created_at = created_at
@@ -84,16 +133,19 @@ class Job:
         self.changed_at = created_at
         self.usage = Usage()
         self.removed = False
+        self.bell = Bell()  # rung when its status changes
 
         def view(name: str) -> StreamView:
-            return StreamView(lambda: open_stream(id_, name), spec.limit)
+            return StreamView(
+                lambda: output.open_stream(id_, name), spec.limit, lambda past: output.watch(id_, name, past)
+            )
 
         self.streams = {name: view(name) for name in STREAMS}
 
     @classmethod
-    def from_row(cls, row: Row, open_stream: Callable[[int, str], RingReader | None]) -> Job:
+    def from_row(cls, row: Row, output: Output) -> Job:
         """The job that was stored."""
-        job = cls(row.id, row.spec, row.created_at, open_stream)
+        job = cls(row.id, row.spec, row.created_at, output)
         job.status, job.handle, job.reason = row.status, row.handle, row.reason
         job.started_at, job.ended_at, job.elapsed = row.started_at, row.ended_at, row.elapsed
         job.changed_at = row.ended_at or row.started_at or row.created_at
@@ -153,6 +205,7 @@ class Job:
         if now != self.status:
             self.status = now
             self.changed_at = time.time()
+            self.bell.ring()
 
     def end(self, news: Ended) -> None:
         """It has ended; IllegalTransition, and nothing is changed, where it cannot have."""
@@ -162,11 +215,21 @@ class Job:
         self.reason = news.reason
         self.usage = Usage(news.cpu_user_s, news.cpu_system_s, None, news.max_rss_bytes, 0, 0)
         self.grows(news.open_streams)
+        self.bell.ring()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Tells those who listen to its streams to look."""
+        for view in self.streams.values():
+            view.grew()
 
     def grows(self, open_streams: frozenset[str]) -> None:
         """Of its streams, only these may still grow."""
         for name, view in self.streams.items():
+            ends = view.may_grow and name not in open_streams
             view.may_grow = name in open_streams
+            if ends:
+                view.grew()
 
     def snapshot(self, living: Usage | None) -> JobInfo:
         """All about it now; `living`: what its living processes use."""

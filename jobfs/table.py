@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from jobfs import render
-from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
+from jobfs.bell import Bell
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
 from jobfs.states import Event, IllegalTransition
@@ -35,7 +36,16 @@ _MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
 
 
 class Face(Protocol):
-    """Who shows the table to others, and so must be told what it shows no more."""
+    """Who shows the table to others, and so must be told what it shows, and what no more."""
+
+    def expect(self, job: int) -> None:
+        """A job may come under this id: nobody is to find it before `appeared`."""
+
+    async def appeared(self, job: int) -> None:
+        """The job has come; returns when everybody finds it."""
+
+    def failed(self, job: int) -> None:
+        """The job has not come, and will not."""
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """These jobs are gone; `by_rmdir` is the id that the kernel itself is just removing."""
@@ -43,6 +53,15 @@ class Face(Protocol):
 
 class NoFace:
     """Nobody looks."""
+
+    def expect(self, job: int) -> None:
+        """Nothing is to be done."""
+
+    async def appeared(self, job: int) -> None:
+        """Nothing is to be done."""
+
+    def failed(self, job: int) -> None:
+        """Nothing is to be done."""
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """Nothing is to be done."""
@@ -66,6 +85,8 @@ class JobTable:
         self._wake = trio.Event()
         self.face: Face = NoFace()
         self.mount = ""
+        self.bell = Bell()  # rung when any job has changed, come or gone
+        self.recorded = Bell()  # rung when `events` has grown
         self.version = 0  # raised by every change that a reader could see, so that what was rendered can be kept
         self.changed_at = time.time()  # when a job last changed
         self.listed_at = time.time()  # when a job last came or went
@@ -129,7 +150,7 @@ class JobTable:
     async def attach(self) -> None:
         """Takes up the jobs that are stored, and what has become of them meanwhile."""
         for row in self._store.jobs():
-            self._admit(Job.from_row(row, self._engine.open_stream))
+            self._admit(Job.from_row(row, self._engine))
         self._take_up_names()
         await self.attach_engine()
         # Only now: which streams of ended jobs may still grow was the engine's to say. In the order of their ends.
@@ -171,6 +192,8 @@ class JobTable:
         if strangers:
             log.info("removing the output of %d jobs that are not in the table", len(strangers))
             await self._engine.forget(strangers)
+        for job in self._jobs.values():
+            job.look_again()  # what was to be told of its streams the engine has forgotten
         self._wake.set()
 
     def _close_streams(self, but_of: set[int]) -> None:
@@ -184,14 +207,17 @@ class JobTable:
         """Starts a job and gives it, running; nothing is changed where that fails."""
         self.check_name(spec.name)
         now = time.time()  # once, so that the next mount tells the same
-        job = Job(self._store.add(spec, now), spec, now, self._engine.open_stream)
+        job = Job(self._store.add(spec, now), spec, now, self._engine)
         self._starting[job.id] = job
+        self.face.expect(job.id)
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
         except Exception:
             del self._starting[job.id]
+            self.face.failed(job.id)
             self._forget_row(job)
             raise
+        await self.face.appeared(job.id)
         return job
 
     def environment(self, job: int, base: str) -> str:
@@ -274,6 +300,8 @@ class JobTable:
                     self._happened(news)
                 case Closed():
                     self._closed(news)
+                case Grown():
+                    self._grown(news)
         except IllegalTransition as error:
             log.warning("%s: %s", news, error)
         except Exception:
@@ -325,6 +353,11 @@ class JobTable:
             self._wake.set()
             self._changed()
 
+    def _grown(self, news: Grown) -> None:
+        job = self._jobs.get(news.job)
+        if job is not None:
+            job.streams[news.stream].grew()
+
     def _standing(self, job: Job) -> dict[str, int | str | None]:
         return {"id": job.id, "name": job.spec.name, "status": job.status.word, "reason": job.reason}
 
@@ -353,6 +386,7 @@ class JobTable:
     def _changed(self) -> None:
         self.version += 1
         self.changed_at = time.time()
+        self.bell.ring()
 
     def _publish(self, what: str, details: dict[str, int | str | None]) -> None:
         self._changed()
@@ -363,6 +397,8 @@ class JobTable:
             self._events.append(render.event(time.time(), what, details))
         except OSError as error:
             log.warning("an event was not recorded: %s", error)
+        else:
+            self.recorded.ring()
 
     def _forget_row(self, job: Job) -> None:
         try:

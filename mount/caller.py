@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Where a task that waits for a FUSE daemon's answer sleeps (proc(5), /proc/PID/wchan).
-_WAITS_FOR_ANSWER = b"request_wait_answer"
+WAITS_FOR_ANSWER = b"request_wait_answer"
 _AWAKE = b"0"
 _REMOVED = " (deleted)"
 # The lines of /proc/PID/status (proc(5)) that matter: name, umask, process, effective user.
@@ -85,8 +85,8 @@ async def find_writer(opener: int, file: File) -> Caller:
     that is worth another look. If nobody is found, an unknown caller is the answer.
     """
     for look in range(_LOOKS if opener else _LOOKS_WITHOUT_OPENER):
-        place = _sleeps_in(opener) if opener else None
-        if place == _WAITS_FOR_ANSWER and not _waits_elsewhere(opener, file):
+        place = sleeps_in(opener) if opener else None
+        if place == WAITS_FOR_ANSWER and not _waits_elsewhere(opener, file):
             return identify(opener)
         # One that is awake is on its way to sleep, or busy with something else while another one writes.
         if place != _AWAKE or look >= _QUICK_LOOKS:
@@ -103,7 +103,7 @@ async def find_writer(opener: int, file: File) -> Caller:
 def identify(task: int) -> Caller:
     """The process of a task, as far as /proc tells."""
     try:
-        status = _read(f"/proc/{task}/status")
+        status = read_file(f"/proc/{task}/status")
     except OSError:
         return Caller(Writer(), None)
     match = _STATUS.match(status)
@@ -135,7 +135,7 @@ def has_open(task: int, file: File) -> bool:
 
 def _is_open_at(task: int, number: str, file: File) -> bool:
     try:
-        told = dict(_FDINFO.findall(_read(f"/proc/{task}/fdinfo/{number}")))
+        told = dict(_FDINFO.findall(read_file(f"/proc/{task}/fdinfo/{number}")))
     except OSError:  # closed, or no descriptor at all
         return False
     if told.get(b"ino") != b"%d" % file.inode:
@@ -147,7 +147,7 @@ def _is_open_at(task: int, number: str, file: File) -> bool:
 def _device(task: int, number: int) -> str | None:
     """The device number of a mount that the task sees, as in another mount namespace."""
     try:
-        mounts = parse(_read(f"/proc/{task}/mountinfo"))
+        mounts = parse(read_file(f"/proc/{task}/mountinfo"))
     except OSError:
         return None
     return next((mount.device for mount in mounts if mount.id == number), None)
@@ -159,7 +159,7 @@ def _tasks_with_file(file: File) -> Iterator[int]:
             tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
         except OSError:
             continue
-        waiting = [task for task in tasks if _sleeps_in(task) == _WAITS_FOR_ANSWER]
+        waiting = [task for task in tasks if sleeps_in(task) == WAITS_FOR_ANSWER]
         if waiting and has_open(int(pid), file):
             yield from (task for task in waiting if not _waits_elsewhere(task, file))
 
@@ -171,22 +171,23 @@ def _waits_elsewhere(task: int, file: File) -> bool:
     /proc/PID/syscall; not told where Yama's ptrace_scope is 1).
     """
     try:
-        _, first, _, third, *_ = _read(f"/proc/{task}/syscall").split()
+        _, first, _, third, *_ = read_file(f"/proc/{task}/syscall").split()
         numbers = int(first, 16), int(third, 16)
     except (OSError, ValueError):  # ValueError: it runs again
         return False
     return not any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)
 
 
-def _sleeps_in(task: int) -> bytes | None:
+def sleeps_in(task: int) -> bytes | None:
     """The kernel function that a task sleeps in, `_AWAKE` for one that does not sleep, None for one that is gone."""
     try:
-        return _read(f"/proc/{task}/wchan")
+        return read_file(f"/proc/{task}/wchan")
     except OSError:
         return None
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """All of a file of /proc; OSError as open(2) and read(2) have it."""
     # Without the layers of `open`, which cost more than the kernel does: three files are read for each command.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -201,7 +202,7 @@ def _read(path: str) -> bytes:
 def _surroundings(task: int, umask: int) -> Surroundings:
     environment = None
     with contextlib.suppress(OSError):
-        environment = decode(_read(f"/proc/{task}/environ"))
+        environment = decode(read_file(f"/proc/{task}/environ"))
     try:
         directory = os.readlink(f"/proc/{task}/cwd")
         # O_PATH: neither opens nor asks the file system that the directory is on, which may be this one.

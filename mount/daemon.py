@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
@@ -24,8 +25,12 @@ from jobfs.store import Store
 from jobfs.stream import RingReader, RingWriter, StreamDamaged
 from jobfs.table import JobTable
 from mount import mountpoint, session
+from mount.attributes import Attributes
+from mount.blocked import BlockedRequests
 from mount.notify import KernelFace
+from mount.nudges import Nudges
 from mount.operations import Operations
+from mount.own import OwnMount
 from mount.state import StateDirectory, StateUnusable, serving
 
 if TYPE_CHECKING:
@@ -145,7 +150,11 @@ class _Daemon:
         self._events = _open_events(self._events_path)
         self._table = JobTable(store, self._engine, self._events, keep=options.keep, keep_bytes=options.keep_bytes)
         self._table.mount = str(options.point)
-        self._table.face = KernelFace()
+        self._own = OwnMount()
+        self._nudges = Nudges(self._own)
+        self._kernel = KernelFace(self._own, self._nudges)
+        self._table.face = self._kernel
+        self._blocked = BlockedRequests()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until the mount is gone."""
@@ -163,9 +172,14 @@ class _Daemon:
 
     async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
         created_at = float(self._store.property("created_at", str(time.time())))
-        events = StreamView(lambda: RingReader.open(self._events_path), EVENTS_CAPACITY)
-        operations = Operations(self._table, Commands(self._table), events, created_at)
-        session.tune()
+        events = StreamView(
+            lambda: RingReader.open(self._events_path),
+            EVENTS_CAPACITY,
+            lambda _: self._table.recorded.listen(events.grew),
+        )
+        attributes = Attributes(self._table, events, created_at)
+        operations = Operations(self._table, Commands(self._table), events, attributes, self._kernel, self._blocked)
+        session.tune(self._blocked.interrupted)
         options = {f"fsname={mountpoint.source(self._options.state)}", "subtype=jobfs"}
         try:
             pyfuse3.init(operations, str(self._options.point), options)
@@ -175,15 +189,30 @@ class _Daemon:
         mount = mountpoint.mount_at(self._options.point)
         if mount is not None:
             operations.mounted_as = (mount.id, mount.device)
+            await nursery.start(self._own.run, self._options.point, mount.id)
+            major, minor = map(int, mount.device.split(":"))
+            self._nudges.device = major << 20 | minor
+        self._nudges.follow_table(self._table)
+        nursery.start_soon(self._nudges.run)
+        nursery.start_soon(self._blocked.run)
         try:
             with trio.CancelScope() as serving:
-                await nursery.start(_unmount_on_signals, serving)
+                await nursery.start(self._unmount_on_signals, serving)
                 nursery.start_soon(_say_when_mounted, ready)
                 log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
                 await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
         finally:
             pyfuse3.close(unmount=True)
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
+
+    async def _unmount_on_signals(self, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                self._blocked.refuse(errno.ENOTCONN)
+                pyfuse3.terminate()
+                serving.deadline = trio.current_time() + _LAST_ANSWERS
 
     async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
         """Whenever the supervisor has gone, a new one is started; its records tell what has become of the jobs."""
@@ -222,15 +251,6 @@ async def _say_when_mounted(ready: Callable[[], None]) -> None:
     """Being in the session loop is being mounted: what is asked from now on is answered."""
     await trio.lowlevel.checkpoint()
     ready()
-
-
-async def _unmount_on_signals(serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            serving.deadline = trio.current_time() + _LAST_ANSWERS
 
 
 def _open_events(path: Path) -> RingWriter:

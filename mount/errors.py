@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import pyfuse3
 
 from jobfs.errors import JobfsError
+from mount.session import receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -41,6 +42,7 @@ def answered(handler: Callable[P, Coroutine[object, None, T]]) -> Callable[P, Co
 
     @functools.wraps(handler)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        receipt.handled = True
         try:
             return await handler(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - any other one would end the mount

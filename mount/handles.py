@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import select
 from typing import TYPE_CHECKING, Protocol
 
 import pyfuse3
@@ -20,15 +22,28 @@ from mount.caller import Caller, File, find_writer, has_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from jobfs.commands import Commands
     from jobfs.control_file import Batch, Step
+    from jobfs.job import Job, StreamView
     from jobfs.stream import RingReader
     from jobfs.table import JobTable
+    from mount.blocked import BlockedRequests
 
 
 # How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
 _OVERTAKEN = 10
+_READABLE = select.POLLIN | select.POLLRDNORM
+# What a file on a disk polls as (poll(2)): always ready.
+_AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
+
+
+class Wake(Protocol):
+    """Wakes the process that polls a file; `pyfuse3.PollHandle` is one."""
+
+    def notify(self) -> None:
+        """It is to ask again; OSError where it has gone."""
 
 
 class Handle(Protocol):
@@ -40,6 +55,9 @@ class Handle(Protocol):
     async def write(self, offset: int, data: bytes) -> int:
         """How many bytes of `data` were taken."""
 
+    def poll(self, wake: Wake | None) -> int:
+        """The events that hold now; has `wake`, and no earlier one, notified when there would be more."""
+
     async def flush(self) -> None:
         """Somebody closed a descriptor of it."""
 
@@ -47,19 +65,63 @@ class Handle(Protocol):
         """Nobody has it open any more."""
 
 
+class Opened:
+    """How a file was opened: by which task, as which of the kernel's files, and with which flags of open(2)."""
+
+    def __init__(self, file: File, opener: tuple[int, int], flags: int, blocked: BlockedRequests) -> None:
+        self.file = file
+        self.task, self.uid = opener
+        self._non_blocking = bool(flags & os.O_NONBLOCK)
+        self._blocked = blocked
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Its body waits for what a request needs; EAGAIN instead for a file that was opened not to block."""
+        if self._non_blocking:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
+        return self._blocked.waiting(self.file, self.task)
+
+
 class ReadOnly:
-    """What most files do with what they are not for."""
+    """What most files do with what they are not for. By itself it is a file that nothing is in."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """End of file."""
+        del offset, size
+        return b""
 
     async def write(self, offset: int, data: bytes) -> int:
         """It was not opened for writing."""
         del offset, data
         raise pyfuse3.FUSEError(errno.EBADF)
 
+    def poll(self, wake: Wake | None) -> int:
+        """Always ready."""
+        del wake
+        return _AS_ON_DISK
+
     async def flush(self) -> None:
         """Nothing is kept back."""
 
     async def release(self) -> None:
         """Nothing is held."""
+
+
+class Poller:
+    """The process that polls a file, as far as the kernel lets us wake it."""
+
+    def __init__(self) -> None:
+        self._wake: Wake | None = None
+
+    def keep(self, wake: Wake) -> None:
+        """This is how to wake it from now on."""
+        self._wake = wake
+
+    def wake(self) -> None:
+        """Wakes it, once; then it asks again, and says anew how."""
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                wake.notify()
 
 
 class TextHandle(ReadOnly):
@@ -69,27 +131,101 @@ class TextHandle(ReadOnly):
         self._render = render
         self._text = render()
         self._fresh = True
+        self._next = 0
+        self._went_back = False
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`."""
         if offset == 0 and not self._fresh:
             self._text = self._render()
         self._fresh = False
-        return self._text[offset : offset + size]
+        data = self._text[offset : offset + size]
+        self._went_back = self._went_back or bool(data and offset < self._next)
+        self._next = max(self._next, offset + len(data))
+        return data
+
+
+class StatusHandle(TextHandle):
+    """A job's status, which polls as readable once the job has ended."""
+
+    def __init__(self, job: Job, render: Callable[[], bytes]) -> None:
+        super().__init__(render)
+        self._job = job
+        self._end = _End(job)
+
+    def poll(self, wake: Wake | None) -> int:
+        """See `Handle`. A reader that goes back gets what a disk's file says: less asks before it reads."""
+        return _AS_ON_DISK if self._went_back else self._end.poll(wake)
+
+    async def release(self) -> None:
+        """See `Handle`."""
+        self._end.forget()
+
+
+class WaitHandle(ReadOnly):
+    """A file that says how the job has ended, when it has."""
+
+    def __init__(self, job: Job, render: Callable[[], bytes], opened: Opened) -> None:
+        self._job = job
+        self._render = render
+        self._opened = opened
+        self._end = _End(job)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """See `Handle`. Waits for the end."""
+        while not self._job.ended:
+            with self._opened.waiting():
+                await self._job.bell.wait_rung()
+        return self._render()[offset : offset + size]
+
+    def poll(self, wake: Wake | None) -> int:
+        """See `Handle`."""
+        return self._end.poll(wake)
+
+    async def release(self) -> None:
+        """See `Handle`."""
+        self._end.forget()
+
+
+class _End:
+    """The end of a job as an event for poll(2)."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._poller = Poller()
+
+    def poll(self, wake: Wake | None) -> int:
+        if self._job.ended:
+            return _READABLE
+        if wake is not None:
+            self._poller.keep(wake)
+            self._job.bell.listen(self._changed)
+        return 0
+
+    def forget(self) -> None:
+        self._job.bell.ignore(self._changed)
+
+    def _changed(self) -> None:
+        if self._job.ended:
+            self._poller.wake()
+        else:
+            self._job.bell.listen(self._changed)
 
 
 class StreamHandle(ReadOnly):
-    """A stream: the reads of one open file, see `StreamCursor`."""
+    """A stream: the reads of one open file, see `StreamCursor`. `ended` tells whether the job has ended."""
 
-    def __init__(self, open_reader: Callable[[], RingReader | None]) -> None:
-        self._open_reader = open_reader
-        self._reader = open_reader()
+    def __init__(self, view: StreamView, ended: Callable[[], bool]) -> None:
+        self._view = view
+        self._ended = ended
+        self._reader: RingReader | None = view.open()
         self._cursor = StreamCursor(self._reader)
+        self._poller = Poller()
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`."""
         if self._reader is None:
-            self._reader = self._open_reader()
+            self._reader = self._view.open()
             if self._reader is not None:
                 self._cursor.attach(self._reader)
         for _ in range(_OVERTAKEN):
@@ -99,10 +235,56 @@ class StreamHandle(ReadOnly):
                 await trio.lowlevel.checkpoint()
         raise pyfuse3.FUSEError(errno.EAGAIN)
 
+    def poll(self, wake: Wake | None) -> int:
+        """See `Handle`."""
+        self._cursor.polled()
+        if self._cursor.went_back:
+            return _AS_ON_DISK
+        written = self._listen(wake)
+        if written > self._cursor.position:
+            return _READABLE
+        return select.POLLHUP if self._ended() else 0
+
     async def release(self) -> None:
         """See `Handle`."""
+        self._view.ignore(self._poller.wake)
         if self._reader is not None:
             self._reader.close()
+
+    def _listen(self, wake: Wake | None) -> int:
+        """How much was written; has `wake` notified of more, in any case: epoll(7) may be edge-triggered."""
+        written = self._view.state.written
+        if wake is not None:
+            self._poller.keep(wake)
+            self._view.listen(written, self._poller.wake)
+        return written
+
+
+class FollowHandle(StreamHandle):
+    """A stream whose reads wait for more, until the job has ended."""
+
+    def __init__(self, view: StreamView, ended: Callable[[], bool], opened: Opened) -> None:
+        super().__init__(view, ended)
+        self._opened = opened
+        self._cursor.polled()  # the end of what is there now is no end of file
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """See `Handle`."""
+        while True:
+            ended = self._ended()  # asked first: what comes before the end is then in the stream
+            written = self._view.state.written
+            data = await super().read(offset, size)
+            if data or ended:
+                return data
+            with self._opened.waiting():
+                await self._view.wait_grown(written)
+
+    def poll(self, wake: Wake | None) -> int:
+        """See `Handle`."""
+        written = self._listen(wake)
+        if self._ended():
+            return _READABLE | (select.POLLHUP if written <= self._cursor.position else 0)
+        return _READABLE if written > self._cursor.position else 0
 
 
 class StdinHandle:
@@ -118,6 +300,11 @@ class StdinHandle:
         del offset, data
         raise BrokenPipeError(errno.EPIPE, "the job's stdin is not a pipe")
 
+    def poll(self, wake: Wake | None) -> int:
+        """Always ready."""
+        del wake
+        return _AS_ON_DISK
+
     async def flush(self) -> None:
         """Nothing is kept back."""
 
@@ -128,13 +315,11 @@ class StdinHandle:
 class ControlHandle:
     """An open `ctl`: runs what is written, and gives the replies."""
 
-    def __init__(
-        self, table: JobTable, commands: Commands, node: File, opener: tuple[int, int], job: int | None
-    ) -> None:
+    def __init__(self, table: JobTable, commands: Commands, opened: Opened, job: int | None) -> None:
         self._table = table
         self._commands = commands
-        self._node = node
-        self._opener_task, self._opener_uid = opener
+        self._node = opened.file
+        self._opener_task, self._opener_uid = opened.task, opened.uid
         self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
         self._last_writer: Caller | None = None
         self._reported: JobfsError | None = None  # the error of a short write, which its retry is given
@@ -164,6 +349,11 @@ class ControlHandle:
             if not self._file.pending:
                 self._forget_writer()
         return taken
+
+    def poll(self, wake: Wake | None) -> int:
+        """See `Handle`. It takes commands and gives replies at any time."""
+        del wake
+        return _AS_ON_DISK
 
     async def flush(self) -> None:
         """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""

@@ -1,6 +1,7 @@
-"""News for the kernel: what it may keep no longer.
+"""What the kernel is told of jobs: which directories there are, and who has looked at them.
 
-Always from another thread than the one that serves the mount: the kernel may want an answer from the mount first.
+A job's directory appears by a mkdir(2) and goes by an rmdir(2) of our own, because these are what inotify(7) hears of.
+Until the one has come through nobody finds the job; what nobody has looked at nobody watches.
 """
 
 from __future__ import annotations
@@ -8,36 +9,95 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import pyfuse3
 import trio
 
-from mount.tree import ROOT
+from mount.own import OwnClientGone
 
 if TYPE_CHECKING:
     from jobfs.job import Job
+    from mount.nudges import Nudges
+    from mount.own import OwnMount
 
 log = logging.getLogger(__name__)
 
+# Seconds that a directory may take to be made; then the job is shown all the same. It takes a fifth of a millisecond.
+_PATIENCE = 1.0
+
 
 class KernelFace:
-    """The table's `Face`: has the kernel forget the directories of jobs that are gone."""
+    """The table's `Face`: has jobs appear in the mount, and go from it."""
+
+    def __init__(self, own: OwnMount, nudges: Nudges) -> None:
+        self._own = own
+        self._nudges = nudges
+        self._hidden: set[int] = set()
+        self._leaving: dict[int, Job] = {}
+        self._lookups: dict[int, int] = {}  # by job: how often the kernel has been given its directory
+
+    # The table's side
+
+    def expect(self, job: int) -> None:
+        """See `Face`."""
+        self._hidden.add(job)
+
+    async def appeared(self, job: int) -> None:
+        """See `Face`. Returns when the directory is there."""
+        try:
+            with trio.move_on_after(_PATIENCE) as patience:
+                await self._own.make(job)
+            if patience.cancelled_caught:
+                log.warning("the directory of job %d took too long to be made: watchers are not told of it", job)
+        except OwnClientGone:
+            log.warning("watchers are not told of job %d", job)
+        finally:
+            self._hidden.discard(job)
+
+    def failed(self, job: int) -> None:
+        """See `Face`."""
+        self._hidden.discard(job)
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
-        """Returns when no lookup finds the jobs any more.
-
-        Where rmdir(2) is just removing one the kernel is told nothing: it forgets that one by itself, and holds the
-        lock on the root meanwhile that telling it would wait for.
-        """
-        if by_rmdir is None:
-            names = [str(job.id).encode("ascii") for job in jobs]
-            await trio.to_thread.run_sync(_forget, names, abandon_on_cancel=True)
-
-
-def _forget(names: list[bytes]) -> None:
-    for name in names:
+        """See `Face`. What rmdir(2) is just removing the kernel forgets by itself, and it holds the root's lock."""
+        for job in jobs:
+            self._nudges.forget(job.id)
+        gone = {job.id: job for job in jobs if job.id != by_rmdir}
+        if not gone or by_rmdir is not None:
+            return
+        self._leaving |= gone
         try:
-            pyfuse3.invalidate_entry(ROOT, name)
-        except FileNotFoundError:
-            pass  # the kernel did not know it
-        except OSError as error:
-            log.warning("the kernel could not be told that job %s is gone: %s", name.decode("ascii"), error)
+            await self._own.remove(gone)
+        except OwnClientGone:
+            log.warning("watchers are not told that %d jobs are gone", len(gone))
+        finally:
+            for number in gone:
+                self._leaving.pop(number, None)
+                self._lookups.pop(number, None)
+
+    # The operations' side
+
+    def is_own(self, task: int) -> bool:
+        """Whether it is us who ask."""
+        return self._own.is_own(task)
+
+    def hides(self, job: int) -> bool:
+        """Whether a job is not to be found yet."""
+        return job in self._hidden
+
+    def leaving(self, job: int, task: int | None = None) -> Job | None:
+        """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""
+        return self._leaving.get(job) if task is None or self.is_own(task) else None
+
+    def looked_up(self, job: Job, task: int) -> None:
+        """The kernel was given the job's directory, for `task`."""
+        self._lookups[job.id] = self._lookups.get(job.id, 0) + 1
+        if not self.is_own(task):
+            self._nudges.follow(job)
+
+    def forgotten(self, job: int, count: int) -> None:
+        """The kernel has let go of what `count` lookups gave it."""
+        left = self._lookups.get(job, 0) - count
+        if left > 0:
+            self._lookups[job] = left
+        else:
+            self._lookups.pop(job, None)
+            self._nudges.forget(job)

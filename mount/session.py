@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 # Requests served in a row before other tasks are let run, and the seconds that these may take: listing a large table
@@ -28,6 +29,16 @@ _TURN_TIME = 0.002
 # microseconds; sleeping and being woken would cost fifty. Not where the last request is still being worked on, by
 # another task: its answer would come later for it.
 _LOOKS = 10
+
+
+class Receipt:
+    """Whether the request that was received last has called a handler, as all do but the kernel's interrupts."""
+
+    def __init__(self) -> None:
+        self.handled = True
+
+
+receipt = Receipt()
 
 
 class SessionLock:
@@ -63,9 +74,10 @@ class SessionLock:
 
 
 class RequestWait:
-    """Waits for the next request of the kernel."""
+    """Waits for the next request of the kernel; calls `interrupted` after one that called no handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupted: Callable[[], None]) -> None:
+        self._interrupted = interrupted
         self._poll = select.poll()
         self._fd = -1
         self._served = 0
@@ -74,6 +86,13 @@ class RequestWait:
 
     async def wait_readable(self, fd: int) -> None:
         """Returns when `fd` is readable, most often without yielding."""
+        if not receipt.handled:
+            receipt.handled = True
+            self._interrupted()
+        await self._wait(fd)
+        receipt.handled = False  # what called us receives and handles a request now, without yielding in between
+
+    async def _wait(self, fd: int) -> None:
         if fd != self._fd:
             self._fd = fd
             self._poll = select.poll()
@@ -94,14 +113,14 @@ class RequestWait:
         self._turn_ends = time.monotonic() + _TURN_TIME
 
 
-def tune() -> None:
-    """Makes pyfuse3 wait our way. Call it before `pyfuse3.init`."""
+def tune(interrupted: Callable[[], None]) -> None:
+    """Makes pyfuse3 wait our way, and tell of interrupts. Call it before `pyfuse3.init`."""
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=SessionLock,
         ClosedResourceError=trio.ClosedResourceError,
         open_nursery=trio.open_nursery,
         lowlevel=SimpleNamespace(
-            wait_readable=RequestWait().wait_readable,
+            wait_readable=RequestWait(interrupted).wait_readable,
             notify_closing=trio.lowlevel.notify_closing,
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,

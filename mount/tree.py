@@ -29,7 +29,10 @@ class Kind(enum.Enum):
     """How a file is served."""
 
     TEXT = "text"  # rendered when it is opened
+    STATUS = "status"  # the same, and poll(2) tells when the job has ended
+    WAIT = "wait"  # rendered when the job has ended, and so long read(2) waits
     STREAM = "stream"  # bytes of a bounded stream at absolute offsets
+    FOLLOW = "follow"  # the same, and at their end read(2) waits for more
     CONTROL = "control"  # verbs in, replies out
     STDIN = "stdin"  # bytes to the job
     LINK = "link"
@@ -109,12 +112,14 @@ ROOT_FILES = (
 
 JOB_FILES = (
     JobFile(b"cmd", 1, R, Kind.TEXT, _cmd, settled=_always),
-    JobFile(b"status", 2, R, Kind.TEXT, _status, settled=_ended, mtime_ns=_change),
+    JobFile(b"status", 2, R, Kind.STATUS, _status, settled=_ended, mtime_ns=_change),
     JobFile(b"stdout", 3, R, Kind.STREAM),
     JobFile(b"stderr", 4, R, Kind.STREAM),
     JobFile(b"stdin", 5, RW, Kind.STDIN),
     JobFile(b"ctl", 6, RW, Kind.CONTROL),
     JobFile(b"info", 7, R, Kind.TEXT, _info, mtime_ns=_change),
+    JobFile(b"wait", 8, R, Kind.WAIT, _status, mtime_ns=_change, listed=False),
+    JobFile(b"follow", 9, R, Kind.FOLLOW, listed=False),
     JobFile(b"env", 10, R, Kind.TEXT, _env, settled=_always, listed=False),
     JobFile(b"cwd", 11, LINK, Kind.LINK, _cwd, settled=_always, listed=False),
 )

@@ -71,7 +71,15 @@ class Closed:
     open_streams: frozenset[str]
 
 
-News = Started | Stopped | Continued | Ended | Closed
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A stream has bytes past the offset that `Engine.watch` was asked about."""
+
+    job: int
+    stream: str
+
+
+News = Started | Stopped | Continued | Ended | Closed | Grown
 
 
 class Engine(Protocol):
@@ -104,6 +112,13 @@ class Engine(Protocol):
 
     def open_stream(self, job: int, name: str) -> RingReader | None:
         """The output stream `name` of a job, to be closed by the caller; None as long as it has no byte."""
+
+    def watch(self, job: int, name: str, past: int) -> None:
+        """Has `Grown` told, once, when the stream has bytes past the offset `past`: at once where it has.
+
+        Never waits and never fails. Nothing is told of a stream that cannot grow any more, nor after the engine was
+        attached anew.
+        """
 
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """What the jobs' living processes use now. `lingering` is not its to tell: it does not know who has ended."""

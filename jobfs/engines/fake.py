@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
 from jobfs.errors import JobEnded, JobfsError
 from jobfs.model import STREAMS, Usage
 from jobfs.states import Event
@@ -56,6 +56,7 @@ class FakeEngine:
         self.ends: list[tuple[int, float]] = []
         self.acknowledged: list[int] = []
         self.forgotten: list[int] = []
+        self._watches: dict[tuple[int, str], int] = {}
 
     # What the test says
 
@@ -84,6 +85,7 @@ class FakeEngine:
         if stream not in writers:
             writers[stream] = RingWriter.create(self._path(job, stream), self.jobs[job].spec.limit)
         writers[stream].append(data)
+        self._tell_if_grown(job, stream)
 
     def stop(self, job: int) -> None:
         """A signal stops the job."""
@@ -118,6 +120,7 @@ class FakeEngine:
         """See `Engine`."""
         await self._asked()
         self._tell = tell
+        self._watches.clear()
         news: list[News] = []
         for job, handle in alive.items():
             if job in self.jobs:
@@ -178,6 +181,11 @@ class FakeEngine:
         except FileNotFoundError:
             return None
 
+    def watch(self, job: int, name: str, past: int) -> None:
+        """See `Engine`."""
+        self._watches[job, name] = min(past, self._watches.get((job, name), past))
+        self._tell_if_grown(job, name)
+
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`. One process for each job that is alive, and those that were said to linger."""
         return {
@@ -215,6 +223,12 @@ class FakeEngine:
             writer = self.jobs[job].writers.pop(stream, None)
             if writer is not None:
                 writer.close()
+
+    def _tell_if_grown(self, job: int, stream: str) -> None:
+        writer = self.jobs[job].writers.get(stream) if job in self.jobs else None
+        if writer is not None and writer.total > self._watches.get((job, stream), writer.total):
+            del self._watches[job, stream]
+            self._say(Grown(job, stream))
 
     def _require_somebody(self, job: int, handle: str) -> None:
         fake = self.jobs.get(job)

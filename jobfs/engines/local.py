@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
 from jobfs.errors import EngineGone, JobEnded, JobfsError, LimitReached, NotPermitted, SpawnFailed, StateFull
 from jobfs.model import STREAMS, Usage
 from jobfs.processes import Process, all_processes, boot_id, members
@@ -59,6 +59,8 @@ class LocalEngine:
         self._tell: Callable[[News], None] = lambda _: None
         self._hello: Message = {}
         self._processes: tuple[float, dict[int, Process]] = (float("-inf"), {})
+        self._watches: list[tuple[int, str, int]] = []  # to be sent
+        self._has_watches = trio.Event()
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
 
     # Attaching
@@ -95,7 +97,15 @@ class LocalEngine:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
         self._socket, self._hello, decoder = await _connect(self._state)
         gone = self.gone
+        self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_watches)
+            await self._receive(decoder, gone)
+            nursery.cancel_scope.cancel()
+
+    async def _receive(self, decoder: FrameDecoder, gone: trio.Event) -> None:
+        assert self._socket is not None
         try:
             while data := await self._socket.recv(_READ):
                 for message in decoder.feed(data):
@@ -178,6 +188,22 @@ class LocalEngine:
             return RingReader.open(job_file(self._jobs, job, name))
         except FileNotFoundError:
             return None
+
+    def watch(self, job: int, name: str, past: int) -> None:
+        """See `Engine`."""
+        self._watches.append((job, name, past))
+        self._has_watches.set()
+
+    async def _send_watches(self) -> None:
+        """Those that gather while others are on their way go together."""
+        while True:
+            await self._has_watches.wait()
+            self._has_watches = trio.Event()
+            watches, self._watches = self._watches, []
+            if watches:
+                with contextlib.suppress(EngineGone):  # who watches is told to look again when there is another one
+                    async with self._sending:
+                        await self._send(encode_frame({"op": "watch", "watch": watches}), None)
 
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`."""
@@ -274,6 +300,8 @@ def _ended(record: JobRecord) -> Ended:
 
 
 def _news(message: Message) -> News:
+    if message["news"] == "grown":
+        return Grown(message["id"], message["stream"])
     record = message["record"]
     match message["news"]:
         case "stopped":

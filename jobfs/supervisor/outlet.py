@@ -29,6 +29,7 @@ class Outlet:
         self._writer: RingWriter | None = None
         self._discard = False
         self._full_turns = 0
+        self._watched_past: int | None = None
         self.at_end = False
         self.stalled = False
         self.reader, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -78,6 +79,17 @@ class Outlet:
             self._full_turns = 0
             grow_pipe(self.reader)
         return moved
+
+    def watch(self, past: int) -> None:
+        """Somebody is to be told when the stream has bytes past the offset `past`; see `is_news`."""
+        self._watched_past = past if self._watched_past is None else min(past, self._watched_past)
+
+    def is_news(self) -> bool:
+        """Whether there is what `watch` asked about; True once."""
+        if self._watched_past is None or self._writer is None or self._writer.total <= self._watched_past:
+            return False
+        self._watched_past = None
+        return True
 
     def waiting(self) -> int:
         """How many bytes the pipe holds now."""

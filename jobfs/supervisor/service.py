@@ -109,6 +109,7 @@ class Supervisor:
             "forget": self._forget,
             "acknowledge": self._acknowledge,
             "list": self._list,
+            "watch": self._watch,
         }
 
     @property
@@ -256,6 +257,7 @@ class Supervisor:
             return
         was_stalled = outlet.stalled
         outlet.drain()
+        self._tell_if_grown(child, name)
         if outlet.at_end:
             self._close_outlet(outlet)
             self._closed(child)
@@ -266,6 +268,18 @@ class Supervisor:
             log.info("job %d goes on", child.job)
         if was_stalled and not outlet.stalled and child.wait_status is not None and not child.ended:
             self._try_to_finish(child)
+
+    def _watch(self, request: Message, _: int | None, __: Callable[[Message], None]) -> None:
+        """Not answered: who asks does not wait for that, but for the news."""
+        for job, name, past in request["watch"]:
+            child = self._children.get(job)
+            if child is not None:
+                child.outlets[name].watch(past)
+                self._tell_if_grown(child, name)
+
+    def _tell_if_grown(self, child: Child, name: str) -> None:
+        if child.outlets[name].is_news():
+            self._tell({"news": "grown", "id": child.job, "stream": name})
 
     def _stall(self, child: Child, name: str, *, first: bool) -> None:
         """The disk is full: leave the bytes in the pipe, where they make the job wait, and look again soon."""

@@ -74,6 +74,8 @@ class Message(TypedDict, total=False):
     leader: int
     order: SpawnOrder
     with_directory: bool
+    watch: list[tuple[int, str, int]]  # job, stream, offset
+    stream: str
     news: str
     record: JobRecord
     records: list[JobRecord]

@@ -11,7 +11,12 @@ import pyfuse3
 from jobfs.commands import Commands
 from jobfs.job import StreamView
 from jobfs.stream import RingReader
+from mount.attributes import Attributes
+from mount.blocked import BlockedRequests
+from mount.notify import KernelFace
+from mount.nudges import Nudges
 from mount.operations import Operations
+from mount.own import OwnMount
 from mount.tree import ROOT
 
 if TYPE_CHECKING:
@@ -38,7 +43,12 @@ class Face:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         events = StreamView(lambda: RingReader.open(desk.place / "events"), 1 << 20)
-        self.operations = Operations(desk.table, Commands(desk.table), events, CREATED_AT)
+        attributes = Attributes(desk.table, events, CREATED_AT)
+        self.own = OwnMount()
+        self.nudges = Nudges(self.own)
+        self.kernel = KernelFace(self.own, self.nudges)
+        self.blocked = BlockedRequests()
+        self.operations = Operations(desk.table, Commands(desk.table), events, attributes, self.kernel, self.blocked)
         self.context = cast("pyfuse3.RequestContext", Context(os.getpid(), os.getuid()))
 
     async def find(self, path: str) -> pyfuse3.EntryAttributes:

@@ -49,13 +49,12 @@ async def test_what_is_not_there_is_not_found(desk: Desk, face: Face, name: str)
 
 
 async def test_a_jobs_files_are_there_with_its_directory(desk: Desk, face: Face, listing: Make) -> None:
-    """A job's directory has the files of the contract; `env` and `cwd` are there by name only."""
+    """A job's directory has the files of the contract; `wait`, `follow`, `env` and `cwd` are there by name only."""
     await desk.spawn()
     assert LISTED == [name for name in await listing("1", 2).rest() if name not in (".", "..")]
-    for name in (*LISTED, "env", "cwd"):
+    for name in (*LISTED, "wait", "follow", "env", "cwd"):
         assert job_of((await face.find(f"1/{name}")).st_ino)[0] == 1
-    for name in ("wait", "follow", "x"):
-        assert errno.ENOENT == await errno_of(lambda name=name: face.find(f"1/{name}"))  # type: ignore[misc]
+    assert errno.ENOENT == await errno_of(lambda: face.find("1/x"))
 
 
 async def test_names_and_last_are_links_to_the_id(desk: Desk, face: Face) -> None:
@@ -370,14 +369,14 @@ async def test_a_handle_that_was_never_opened_is_an_errno(face: Face) -> None:
 
 
 def test_every_handler_is_guarded() -> None:
-    """Each handler that answers the kernel is wrapped, but for `forget`, which has no answer."""
+    """Each handler is wrapped: no exception ends the mount, and what calls none is an interrupt."""
     handlers = {name for name in dir(pyfuse3.Operations) if not name.startswith("_")} & set(vars(Operations))
     bare = {
         name
         for name in handlers
         if callable(getattr(Operations, name)) and not hasattr(getattr(Operations, name), "__wrapped__")
     }
-    assert {"forget"} == bare
+    assert set() == bare
 
 
 # Numbers

@@ -139,7 +139,7 @@ async def test_many_tasks_that_come_go_and_give_up_all_end(seed: int) -> None:
 
 async def test_a_request_that_is_there_is_taken_and_one_that_is_not_is_waited_for() -> None:
     """`wait_readable` returns when, and only when, there is something to read."""
-    wait = RequestWait()
+    wait = RequestWait(lambda: None)
     reader, writer = os.pipe()
     try:
         os.write(writer, b"x")
@@ -164,7 +164,7 @@ async def test_a_request_that_is_there_is_taken_and_one_that_is_not_is_waited_fo
 
 async def test_other_tasks_have_their_turn_while_requests_keep_coming() -> None:
     """A reader that always finds the next request ready yields every so often."""
-    wait = RequestWait()
+    wait = RequestWait(lambda: None)
     reader, writer = os.pipe()
     turns = 0
 
@@ -189,7 +189,7 @@ async def test_other_tasks_have_their_turn_while_requests_keep_coming() -> None:
 
 async def test_a_waiter_can_be_cancelled() -> None:
     """Unmounting ends a wait for the next request."""
-    wait = RequestWait()
+    wait = RequestWait(lambda: None)
     reader, writer = os.pipe()
     try:
         async with trio.open_nursery() as nursery:

@@ -46,6 +46,15 @@ class Face:
     def __init__(self) -> None:
         self.told: list[tuple[list[int], int | None]] = []
 
+    def expect(self, job: int) -> None:
+        """See `jobfs.table.Face`."""
+
+    async def appeared(self, job: int) -> None:
+        """See `jobfs.table.Face`."""
+
+    def failed(self, job: int) -> None:
+        """See `jobfs.table.Face`."""
+
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """See `jobfs.table.Face`."""
         self.told.append(([job.id for job in jobs], by_rmdir))

@@ -1,0 +1,154 @@
+"""Requests that wait for something to happen before they are answered: reads of `wait` and `follow`, writes to `stdin`.
+
+Their callers must be as easy to interrupt and to kill as in any blocking call. The kernel asks for that with
+FUSE_INTERRUPT, of which the session loop sees no more than a request without a handler; then it calls `interrupted`,
+and whoever wants out is looked for and its request answered with EINTR: a signal that kills then does, and a program
+that retries goes on.
+
+A second reader of the same open file, or a second writer of the same `stdin`, sleeps in the kernel behind the first
+one, and nothing tells when it wants out. Where there can be such a one, it is looked at every now and then; most often
+there cannot, and then nothing is done while nothing happens.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from mount import pending
+from mount.pending import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mount.caller import File
+    from mount.pending import Process
+
+log = logging.getLogger(__name__)
+
+# How many requests may wait: each is a task of the daemon, and a buffer of which some pages are used.
+_MOST = 10_000
+# Pauses in seconds before each look after an interrupt: of several tasks some may not be asleep again at the first.
+_LOOKS = (0.0, 0.02, 0.1)
+# How often those are looked at, in seconds, of whom the kernel tells nothing.
+_LOOK_AGAIN = 0.1
+# They are searched for when things have settled, which reads all of /proc: for a fiftieth of the time at most.
+_SETTLED = 0.1
+_PAUSE_FOR_SEARCH = 50
+
+
+class BlockedRequests:
+    """All requests of one mount that wait; `run` is the task that answers those who want out."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[Waiting, set[trio.CancelScope]] = {}
+        self._errno = errno.EINTR
+        self._count = 0
+        self._refusing = False
+        self._woken = trio.Event()
+        self._heard = False  # of an interrupt that was not looked into yet
+        self._search_at = math.inf  # trio's clock
+        self._search_pause = _SETTLED
+        self._suspects: dict[Process, set[File]] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._count
+
+    @contextmanager
+    def waiting(self, file: File, opener: int) -> Iterator[None]:
+        """The body waits for what the answer needs; FUSEError where it is to wait no longer, or not at all."""
+        if self._refusing or self._count >= _MOST:
+            raise pyfuse3.FUSEError(self._errno if self._refusing else errno.EAGAIN)
+        request = Waiting(file, opener)
+        scope = trio.CancelScope()
+        scopes = self._scopes.setdefault(request, set())
+        scopes.add(scope)
+        self._count += 1
+        self._search_soon()
+        try:
+            with scope:
+                yield
+        finally:
+            self._count -= 1
+            scopes.discard(scope)
+            if not scopes:
+                self._scopes.pop(request, None)
+        if scope.cancelled_caught:
+            raise pyfuse3.FUSEError(self._errno)
+
+    def opened(self, file: File) -> None:
+        """Somebody has opened `file`, perhaps to wait behind one who waits already."""
+        if any(request.file == file for request in self._scopes):
+            self._search_soon()
+
+    def interrupted(self) -> None:
+        """The kernel has said that a request is to be interrupted, but not which."""
+        if self._scopes:
+            self._heard = True
+            self._woken.set()
+
+    def refuse(self, number: int) -> None:
+        """The mount is going: whoever waits, or is about to, gets the errno `number`."""
+        self._refusing = True
+        self._errno = number
+        self._answer(list(self._scopes))
+
+    async def run(self) -> None:
+        """Answers those who want out; runs for ever."""
+        while True:
+            with trio.move_on_after(self._until_next_look()):
+                await self._woken.wait()
+            self._woken = trio.Event()
+            try:
+                await self._look()
+            except OSError as error:  # no descriptor is left, for one
+                log.warning("cannot look for interrupted processes: %s", error)
+                await trio.sleep(_LOOK_AGAIN)
+
+    def _until_next_look(self) -> float:
+        return _LOOK_AGAIN if self._suspects else max(0.0, self._search_at - trio.current_time())
+
+    def _search_soon(self) -> None:
+        at = trio.current_time() + self._search_pause
+        if at < self._search_at:
+            self._search_at = at
+            self._woken.set()
+
+    async def _look(self) -> None:
+        if not self._scopes:
+            self._suspects, self._search_at, self._heard = {}, math.inf, False
+            return
+        if self._heard:
+            self._heard = False
+            await self._look_for_interrupted()
+        if self._suspects:
+            look = partial(pending.interrupted_behind, self._suspects, list(self._scopes))
+            self._answer(await trio.to_thread.run_sync(look))
+        if trio.current_time() >= self._search_at:
+            await self._search()
+
+    async def _look_for_interrupted(self) -> None:
+        for pause in _LOOKS:
+            await trio.sleep(pause)
+            self._answer(await trio.to_thread.run_sync(pending.interrupted, list(self._scopes)))
+
+    async def _search(self) -> None:
+        self._search_at = math.inf  # who comes meanwhile is searched for the next time
+        began = trio.current_time()
+        self._suspects = await trio.to_thread.run_sync(pending.suspects, list(self._scopes))
+        self._search_pause = max(_SETTLED, (trio.current_time() - began) * _PAUSE_FOR_SEARCH)
+        if self._suspects:
+            self._search_soon()
+
+    def _answer(self, requests: Iterable[Waiting]) -> None:
+        for request in requests:
+            for scope in self._scopes.get(request, ()):
+                scope.cancel()
