@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,8 +58,11 @@ class Tree(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[Tree]:
-    """A mount with a job of each kind. The programs leave it alone, and none may have met an error of the daemon."""
+def still() -> Iterator[Tree]:
+    """A mount with a job of each kind, the writing ones stopped.
+
+    The programs leave the tree alone, and none may have met an error of the daemon.
+    """
     mounted = Mounted()
     try:
         mounted.mount()
@@ -72,6 +76,7 @@ def tree() -> Iterator[Tree]:
         for job in (slow, writing):
             stdout = mounted.file("stdout", job)
             until(stdout.stat, lambda status: status.st_size > status.st_blocks * 512 + LIMIT)
+        mounted.ctl(f"stop {slow} {writing}")
         before = sorted(os.listdir(mounted.path))
         yield Tree(mounted, small, large, evicted, waiting, slow, writing)
         assert before == sorted(os.listdir(mounted.path))
@@ -79,6 +84,31 @@ def tree() -> Iterator[Tree]:
         assert [] == [line for line in mounted.log().splitlines() if "ERROR" in line or "Traceback" in line]
     finally:
         mounted.finish()
+
+
+@pytest.fixture
+def tree(still: Tree) -> Iterator[Tree]:
+    """The same with all of them running; only while it takes, for they keep the machine busy."""
+    with running(still, still.slow, still.writing):
+        yield still
+
+
+@pytest.fixture
+def chatty(still: Tree) -> Iterator[Tree]:
+    """The same with the slow one running: for rg, which has read all only when it meets the end twice in a row."""
+    with running(still, still.slow):
+        yield still
+
+
+@contextmanager
+def running(tree: Tree, *jobs: int) -> Iterator[None]:
+    """Lets stopped jobs run for a while."""
+    words = " ".join(map(str, jobs))
+    tree.mounted.ctl(f"cont {words}")
+    for job in jobs:
+        tree.mounted.until(job, "running")
+    yield
+    tree.mounted.ctl(f"stop {words}")
 
 
 def run(
@@ -267,22 +297,24 @@ def test_jq(tree: Tree) -> None:
 
 
 @pytest.mark.needs("rg")
-def test_rg(tree: Tree) -> None:
+def test_rg(chatty: Tree) -> None:
     """`rg` finds what there is in every job, and follows the names into no other place with `-L`."""
-    found = run(tree.mounted, 'cd "$J" && rg -lx needle').decode().split()
-    small = f"{tree.small}/std"
-    assert sorted([f"{small}out", f"{small}err", f"{tree.evicted}/stdout", f"{tree.waiting}/stdout"]) == sorted(found)
-    followed = run(tree.mounted, 'cd "$J" && rg -Llx needle').decode().split()
+    found = run(chatty.mounted, 'cd "$J" && rg -lx needle').decode().split()
+    small = f"{chatty.small}/std"
+    assert sorted([f"{small}out", f"{small}err", f"{chatty.evicted}/stdout", f"{chatty.waiting}/stdout"]) == sorted(
+        found
+    )
+    followed = run(chatty.mounted, 'cd "$J" && rg -Llx needle').decode().split()
     assert {*found, "build/stdout", "build/stderr"} == set(followed)
-    listed = run(tree.mounted, 'cd "$J" && rg --files --hidden').decode().split()
-    assert sorted([*ROOT_FILES, *(f"{job}/{name}" for job in tree.ids for name in JOB)]) == sorted(listed)
+    listed = run(chatty.mounted, 'cd "$J" && rg --files --hidden').decode().split()
+    assert sorted([*ROOT_FILES, *(f"{job}/{name}" for job in chatty.ids for name in JOB)]) == sorted(listed)
 
 
 @pytest.mark.needs("rg")
 @pytest.mark.parametrize("option", ["", "--mmap", "--text"])
-def test_rg_of_what_is_being_written(tree: Tree, option: str) -> None:
-    """`rg` of a running `yes` ends, in whichever way it reads."""
-    lines = run(tree.mounted, 'rg -N $2 needle "$J/$1/stdout"', str(tree.writing), option).splitlines()
+def test_rg_of_what_is_being_written(chatty: Tree, option: str) -> None:
+    """`rg` of what is being written ends, in whichever way it reads."""
+    lines = run(chatty.mounted, 'rg -N $2 needle "$J/$1/stdout"', str(chatty.slow), option).splitlines()
     assert LINE in lines
 
 
@@ -295,9 +327,9 @@ def test_rg_of_what_is_being_written(tree: Tree, option: str) -> None:
     ],
     ids=["grep", "find", "rg"],
 )
-def test_search_meets_no_environment(tree: Tree, search: str) -> None:
+def test_search_meets_no_environment(chatty: Tree, search: str) -> None:
     """A search of the whole tree meets no job's environment, which may hold what is secret."""
-    done = tree.mounted.sh(f'cd "$J" && {search}', "^JOBFS_MOUNT=")
+    done = chatty.mounted.sh(f'cd "$J" && {search}', "^JOBFS_MOUNT=")
     assert (b"", b"") == (done.stdout, done.stderr)
 
 
@@ -378,7 +410,7 @@ FORWARD = {
     "sha256sum": 'sha256sum < "$1"',
     "awk": "awk '{ n += length($0) } END { print n, NR }' \"$1\"",
     "dd": 'dd if="$1" bs=7K status=none',
-    "split": 'split --filter cat -b 10K "$1"',
+    "split": 'split --filter cat -b 100K "$1"',
 }
 FORWARD_TOO = {
     "xxd": 'xxd "$1"',
@@ -414,45 +446,52 @@ def same_as_on_disk(tree: Tree, tmp_path: Path, job: int, script: str) -> None:
 
 
 @pytest.mark.parametrize("script", readers(FORWARD, FORWARD_TOO, BY_SIZE))
-def test_whole_streams(tree: Tree, tmp_path: Path, script: str) -> None:
+def test_whole_streams(still: Tree, tmp_path: Path, script: str) -> None:
     """What a program reads of a stream that has evicted nothing is what it would read on a disk."""
-    for job in (*tree.whole, tree.waiting):
-        same_as_on_disk(tree, tmp_path, job, script)
+    for job in (*still.whole, still.waiting):
+        same_as_on_disk(still, tmp_path, job, script)
 
 
 @pytest.mark.parametrize("script", readers(FORWARD, FORWARD_TOO))
-def test_evicted_stream(tree: Tree, tmp_path: Path, script: str) -> None:
+def test_evicted_stream(still: Tree, tmp_path: Path, script: str) -> None:
     """What a program reads of a stream that has evicted is what is retained."""
-    same_as_on_disk(tree, tmp_path, tree.evicted, script)
+    same_as_on_disk(still, tmp_path, still.evicted, script)
 
 
-@pytest.mark.parametrize("script", readers(FORWARD, FORWARD_TOO))
+@pytest.mark.parametrize("script", readers(FORWARD))
 def test_stream_that_is_being_written(tree: Tree, script: str) -> None:
     """A program that reads to the end of a stream meets it, though the job writes faster than it reads."""
     stream = tree.mounted.file("stdout", tree.writing)
     assert b"" == run(tree.mounted, f"{script} > /dev/null", str(stream))
 
 
-def test_offset_is_kept(tree: Tree) -> None:
+@pytest.mark.parametrize("script", readers(FORWARD_TOO))
+def test_stream_of_a_chatty_job(chatty: Tree, script: str) -> None:
+    """A program that reads to the end of a stream meets it, while the job writes."""
+    stream = chatty.mounted.file("stdout", chatty.slow)
+    assert b"" == run(chatty.mounted, f"{script} > /dev/null", str(stream))
+
+
+def test_offset_is_kept(still: Tree) -> None:
     """Who keeps an offset asks for what follows it: `tail -c +N` and `dd skip=N` count from the first byte written."""
-    end = len(tree.mounted.read(tree.large))
-    for job in (tree.large, tree.evicted):
-        stream = tree.mounted.file("stdout", job)
+    end = len(still.mounted.read(still.large))
+    for job in (still.large, still.evicted):
+        stream = still.mounted.file("stdout", job)
         offset = stream.stat().st_size - 100
-        tail = run(tree.mounted, 'tail -c "+$2" "$1"', str(stream), str(offset + 1))
-        dd = run(tree.mounted, 'dd if="$1" iflag=skip_bytes skip="$2" status=none', str(stream), str(offset))
-        assert tree.mounted.read(job)[-100:] == tail == dd
-    assert end == tree.mounted.file("stdout", tree.large).stat().st_size
+        tail = run(still.mounted, 'tail -c "+$2" "$1"', str(stream), str(offset + 1))
+        dd = run(still.mounted, 'dd if="$1" iflag=skip_bytes skip="$2" status=none', str(stream), str(offset))
+        assert still.mounted.read(job)[-100:] == tail == dd
+    assert end == still.mounted.file("stdout", still.large).stat().st_size
 
 
-def test_mmap_of_an_ended_job(tree: Tree) -> None:
+def test_mmap_of_an_ended_job(still: Tree) -> None:
     """The stream of an ended job that evicted nothing can be mapped, shared and private."""
     for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
         with (
-            tree.mounted.file("stdout", tree.large).open("rb") as file,
+            still.mounted.file("stdout", still.large).open("rb") as file,
             mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as mapped,
         ):
-            assert tree.mounted.read(tree.large) == mapped[:]
+            assert still.mounted.read(still.large) == mapped[:]
 
 
 def test_walks_side_by_side(tree: Tree) -> None:
