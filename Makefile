@@ -5,14 +5,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEER := build/fuse-peer
+NODE_MODULES := tests/programs/node_modules/.package-lock.json
+NEWER_LESS := build/newer-less/less
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format bench soak venv system lock clean
+.PHONY: help run test test-programs lint format bench soak venv system programs lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: venv ## mount the job table, and print where
 	@$(BIN)/jobfs mount || $(BIN)/jobfs ps >/dev/null 2>&1 # mounted already is as good
@@ -20,6 +22,9 @@ run: venv ## mount the job table, and print where
 test: venv ## run every test but the long ones
 	@tools/system-packages test
 	$(BIN)/pytest -n logical --maxprocesses 4
+
+test-programs: venv programs ## install the programs that people use on files, and run the tests with them
+	JOBFS_REQUIRE_MOUNT=1 JOBFS_REQUIRE_PROGRAMS=1 $(BIN)/pytest -n logical --maxprocesses 4 tests/programs
 
 lint: venv ## check style and types
 	$(BIN)/ruff check
@@ -55,6 +60,24 @@ $(STAMP): pyproject.toml requirements-build.lock requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# From Debian, PyPI and npm, and nothing of it outside this clone but what the system's package manager installs.
+programs: .venv/.programs $(NODE_MODULES) $(NEWER_LESS)
+	@tools/system-packages programs
+
+.venv/.programs: requirements-programs.lock $(STAMP)
+	@$(PIP_INSTALL) --require-hashes --requirement requirements-programs.lock
+	@touch $@
+
+$(NODE_MODULES): tests/programs/package.json tests/programs/package-lock.json
+	@tools/system-packages programs
+	@npm ci --silent --prefix tests/programs
+	@touch $@
+
+# Where it can't be had the tests say so, which know what they need it for.
+$(NEWER_LESS): tools/newer-less
+	@tools/system-packages programs
+	@tools/newer-less $(@D) || true
+
 $(PEER): tests/bench/peer/peer.c | system
 	@mkdir -p $(@D)
 	$(CC) -O2 -Wall -Wextra $(CFLAGS) $$(pkg-config --cflags fuse3) -o $@ $< $$(pkg-config --libs fuse3)
@@ -69,7 +92,9 @@ lock: ## take the newest versions of all dependencies into the locks
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
 	$(COMPILE) --group build --output-file requirements-build.lock
 	$(COMPILE) --group test --group check --output-file requirements.lock pyproject.toml
+	$(COMPILE) --group programs --constraint requirements.lock --output-file requirements-programs.lock
+	npm update --silent --package-lock-only --prefix tests/programs
 
 clean: ## remove what was built, .venv included; mounts and jobs stay
-	rm -rf .venv .venv-lock build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock build dist tests/programs/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -90,6 +90,7 @@ class ControlFile(Generic[W]):
         self._batch: Batch[W] | None = None
         self._refused: deque[_Refusal] = deque(maxlen=_REFUSED)
         self._retry: tuple[bytes, JobfsError] | None = None
+        self._failed: tuple[int, bytes] | None = None
         self._discarding = False
         self._replies = _Replies()
 
@@ -106,6 +107,7 @@ class ControlFile(Generic[W]):
             if self._discarding:
                 raise self._discard(offset, data)
             self._refuse_again(offset, data)
+            self._try_again(offset, data)
         steps = self._parse(offset, data, writer)
         batch = Batch(steps, offset, data, writer, resumes=self.pending and b"\n" in data)
         if batch.resumes:
@@ -131,6 +133,8 @@ class ControlFile(Generic[W]):
         if step is batch.steps[0]:
             if batch.resumes:
                 self._remember(batch.offset, _first_line(batch.data), error)
+            else:
+                self._failed = (batch.offset, batch.data[: step.end])
             raise error
         self._refused.clear()
         self._retry = (batch.data[step.start : step.end], error)
@@ -180,6 +184,7 @@ class ControlFile(Generic[W]):
             return USAGE.encode()[offset : offset + size]
         for refusal in self._refused:
             refusal.reply_read = True
+        self._failed = None
         return self._replies.read(offset, size)
 
     def _parse(self, offset: int, data: bytes, writer: W) -> tuple[Step[W], ...]:
@@ -250,6 +255,16 @@ class ControlFile(Generic[W]):
                     refusal.reply_read = False
                 raise refusal.error.with_traceback(None)
 
+    def _try_again(self, offset: int, data: bytes) -> None:
+        """Take back the reply to a failed command that its writer sends again before it has read that reply.
+
+        ksh93 and Python's writer do so by themselves, and would find a reply too many. It is run each time, because it
+        may work now, and the reply is the last try's.
+        """
+        failed, self._failed = self._failed, None
+        if failed is not None and failed[0] == offset and data.startswith(failed[1]):
+            self._replies.take_back()
+
     def _take_unterminated(self, *, closing: bool) -> Step[W] | None:
         line, self._unterminated = self._unterminated, None
         if line is None:
@@ -285,6 +300,10 @@ class _Replies:
 
     def add_error(self, error: JobfsError) -> None:
         self.add(f"error: {error}")
+
+    def take_back(self) -> None:
+        """Forget the last reply, which nobody has read of."""
+        del self._text[self._text.rfind(b"\n", 0, -1) + 1 :]
 
     def written_at(self, offset: int) -> None:
         """Forget what was delivered, up to where a reader seeked back if the write's offset says that one did."""

@@ -35,6 +35,7 @@ class ControlHandle:
         self._opener_task, self._opener_uid = opened.task, opened.uid
         self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
         self._last_writer: Caller | None = None
+        self._reported: JobfsError | None = None  # the error of a short write, which its retry is given
         self._leased: list[Job] = []
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -53,7 +54,8 @@ class ControlHandle:
             if self._file.pending:
                 self._keep(caller)
         except JobfsError as error:
-            self._table.report_error(error)
+            if error is not self._reported:
+                self._table.report_error(error)
             raise
         finally:
             if caller is not self._last_writer:
@@ -110,6 +112,7 @@ class ControlHandle:
             except JobfsError as error:
                 taken = self._file.failed(step, error)
                 self._table.report_error(error)
+                self._reported = error
                 return taken
             self._file.succeeded(reply)
         return self._file.commit(batch)

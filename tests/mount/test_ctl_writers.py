@@ -1,4 +1,4 @@
-"""What programs do to write a line: every shell, every way to open, every way to split, and what a job inherits."""
+"""How lines are written, split and answered, and what a job inherits; tests/programs has every kind of writer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -19,40 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.mount
-
-# Each writes `$1` and a newline to the file `$J/ctl`.
-WRITERS = {
-    "bash": 'bash -c \'echo "$1" > $J/ctl\' sh "$1"',
-    "bash-append": 'bash -c \'echo "$1" >> $J/ctl\' sh "$1"',
-    "bash-clobber": 'bash -c \'set -C; echo "$1" >| $J/ctl\' sh "$1"',
-    "bash-descriptor": 'bash -c \'exec 3> $J/ctl; echo "$1" >&3\' sh "$1"',
-    "bash-read-write": 'bash -c \'echo "$1" 1<> $J/ctl\' sh "$1"',
-    "bash-external": '/bin/echo "$1" > $J/ctl',
-    "dash": 'dash -c \'echo "$1" > $J/ctl\' sh "$1"',
-    "dash-append": 'dash -c \'echo "$1" >> $J/ctl\' sh "$1"',
-    "printf": "printf '%s\\n' \"$1\" > $J/ctl",
-    "tee": 'echo "$1" | tee $J/ctl > /dev/null',
-    "tee-append": 'echo "$1" | tee -a $J/ctl > /dev/null',
-    "cp": 'f=$(mktemp); echo "$1" > $f; cp $f $J/ctl; s=$?; rm $f; exit $s',
-    "cat": 'f=$(mktemp); echo "$1" > $f; cat $f > $J/ctl; s=$?; rm $f; exit $s',
-    "dd": 'echo "$1" | dd of=$J/ctl status=none',
-    "dd-bytes": 'echo "$1" | dd of=$J/ctl bs=1 status=none',
-    "perl": 'perl -e \'open(F, ">", "$ENV{J}/ctl") or die; print F "$ARGV[0]\\n"; close(F) or die\' "$1"',
-    "sed": 'echo "$1" | sed "w $J/ctl" > /dev/null',
-    "awk": 'echo "$1" | awk "{ print > \\"$J/ctl\\" }"',
-}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_every_writer_spawns(shared: Mounted, writer: str) -> None:
-    """Whatever program writes a line to `ctl`, and however it opens it, the line is run once."""
-    if writer == "perl" and shutil.which("perl") is None:
-        pytest.skip("perl is not installed")
-    before = set(os.listdir(shared.path))
-    done = shared.sh(WRITERS[writer], f"spawn --name {writer} echo hello")
-    assert (0, b"") == (done.returncode, done.stderr)
-    assert 2 == len(set(os.listdir(shared.path)) - before - {"last"})  # the job, and its name
-    shared.until_output(int(os.readlink(shared.path / writer)), b"hello\n")
 
 
 def test_python_spawns(shared: Mounted) -> None:
@@ -77,24 +42,6 @@ def test_several_lines_run_in_order(shared: Mounted) -> None:
         os.close(fd)
     assert ["ok"] * 3 == replies[1:]
     assert "killed:9" == shared.until_ended(int(replies[0]))
-
-
-@pytest.mark.parametrize("size", [600, 4095, 4096, 5000, 8192, 100_000])
-@pytest.mark.parametrize("shell", ["bash", "dash", "python3"])
-def test_long_line_from_a_shell(shared: Mounted, tmp_path: Path, shell: str, size: int) -> None:
-    """A long line is one command, into how many writes its writer ever splits it."""
-    line = "spawn printf %s "
-    line += "x" * (size - len(line) - 1)
-    script = tmp_path / "script"
-    if shell == "python3":
-        script.write_text(f"import os\nprint({line!r}, file=open(os.environ['J'] + '/ctl', 'w'))\n")
-    else:
-        script.write_text(f"echo '{line}' > $J/ctl\n")
-    done = shared.sh('"$1" "$2"; readlink $J/last', shell, str(script))
-    assert b"" == done.stderr
-    job = int(done.stdout)
-    shared.until_closed(job)
-    assert "x" * (size - len("spawn printf %s ") - 1) == shared.read(job).decode()
 
 
 def test_line_of_a_mebibyte(shared: Mounted) -> None:
@@ -163,20 +110,6 @@ def test_line_that_looks_cut_short_is_dropped(jobs: Mounted) -> None:
 
 
 # Replies
-
-
-def test_read_write_idiom(shared: Mounted) -> None:
-    """`exec 3<>ctl; echo spawn >&3; read id <&3` gives the new job's id, each time."""
-    script = """exec 3<>$J/ctl
-        for n in 1 2 3; do echo "spawn echo $n" >&3; read id <&3; echo $id; done
-        echo "kill -9 999999" >&3 2>/dev/null; read answer <&3; echo "$answer" """
-    for name in ("bash", "dash"):
-        done = shared.sh(script, shell=(name, "-c"))  # noqa: S604 - a list of words
-        *ids, answer = done.stdout.decode().splitlines()
-        assert "error: no such job: 999999" == answer
-        for number, job in enumerate(ids, start=1):
-            shared.until_closed(int(job))
-            assert f"{number}\n".encode() == shared.read(int(job))
 
 
 def test_usage_of_an_unwritten_ctl(shared: Mounted) -> None:

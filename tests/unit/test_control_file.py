@@ -435,6 +435,41 @@ def test_a_failed_first_command_may_be_tried_again() -> None:
     assert [Clean()] == face.ran
 
 
+def test_a_failed_first_command_that_is_sent_again_has_one_reply() -> None:
+    """ksh93 and Python's writer send what failed once more by themselves: the reply is the last try's."""
+    face = Face(failing(Kill(("99",))))
+    face.write(b"clean\n")
+    for _ in range(2):
+        with pytest.raises(NoSuchJob):
+            face.write(b"# note\nkill 99\n")
+    assert ["ok", "error: there is no job '99'"] == replies(face)
+    with pytest.raises(NoSuchJob):
+        face.write(b"kill 99\n")
+    face.run = failing()
+    face.write(b"kill 99\nclean\n")
+    assert ["ok", "ok"] == replies(face)
+
+
+def test_a_failed_first_command_has_a_reply_for_each_time_it_was_read() -> None:
+    """Who has read the reply and writes the same again waits for another one."""
+    face = Face(failing(Kill(("99",))))
+    for _ in range(2):
+        with pytest.raises(NoSuchJob):
+            face.write(b"kill 99\n")
+        found = face.read()
+        face.offset = 0
+        assert b"error: there is no job '99'\n" == found
+
+
+def test_another_command_between_two_that_fail_leaves_both_replies() -> None:
+    """What comes in between shows that the second is no retry."""
+    face = Face(failing(Kill(("99",)), Clean()))
+    for line in (b"kill 99\n", b"clean\n", b"kill 99\n"):
+        with pytest.raises(NoSuchJob):
+            face.write(line)
+    assert 3 == len(replies(face))
+
+
 def test_the_end_of_a_line_that_failed_is_not_a_command() -> None:
     """A line begun by an earlier write is dropped when it fails, and its end gets the error again."""
     face = Face(failing(Spawn("no clean", None)))

@@ -1,4 +1,4 @@
-"""Programs that walk a whole tree: all end, with a running `yes` in it too, and read what can be read.
+"""Programs that read streams or walk the whole tree: all end, with a running `yes` too, and read what can be read.
 
 The tree has ended jobs, one whose stream has evicted, one with a name, one that waits, and two that never stop writing.
 A program that takes a file's size for the length of what it will read (tar, rsync) complains about a stream that has
@@ -9,8 +9,11 @@ just before, or a slow one.
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mount
 
+ROOT_FILES = ["ctl", "events", "table", "table.jsonl"]
+LINKS = 2  # the name `build`, and `last`
 JOB = ["cmd", "ctl", "info", "status", "stderr", "stdin", "stdout"]
 TEXT = ["cmd", "info", "status", "stderr", "stdout"]  # of an ended job: what is the same at each read
 LIMIT = 65536  # bytes that the evicting streams keep
-LINE = b"needle in a very long haystack"
+LINE = b"haystack with a needle in it"  # which begins with no line of another job
 YES = f"exec yes {LINE.decode()}"
 
 
@@ -53,8 +58,11 @@ class Tree(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[Tree]:
-    """A mount with a job of each kind; nothing of what the programs did to it may have met an error of the daemon."""
+def still() -> Iterator[Tree]:
+    """A mount with a job of each kind, the writing ones stopped.
+
+    The programs leave the tree alone, and none may have met an error of the daemon.
+    """
     mounted = Mounted()
     try:
         mounted.mount()
@@ -68,11 +76,39 @@ def tree() -> Iterator[Tree]:
         for job in (slow, writing):
             stdout = mounted.file("stdout", job)
             until(stdout.stat, lambda status: status.st_size > status.st_blocks * 512 + LIMIT)
+        mounted.ctl(f"stop {slow} {writing}")
+        before = sorted(os.listdir(mounted.path))
         yield Tree(mounted, small, large, evicted, waiting, slow, writing)
+        assert before == sorted(os.listdir(mounted.path))
         mounted.umount("--end-jobs")
         assert [] == [line for line in mounted.log().splitlines() if "ERROR" in line or "Traceback" in line]
     finally:
         mounted.finish()
+
+
+@pytest.fixture
+def tree(still: Tree) -> Iterator[Tree]:
+    """The same with all of them running; only while it takes, for they keep the machine busy."""
+    with running(still, still.slow, still.writing):
+        yield still
+
+
+@pytest.fixture
+def chatty(still: Tree) -> Iterator[Tree]:
+    """The same with the slow one running: for rg, which has read all only when it meets the end twice in a row."""
+    with running(still, still.slow):
+        yield still
+
+
+@contextmanager
+def running(tree: Tree, *jobs: int) -> Iterator[None]:
+    """Lets stopped jobs run for a while."""
+    words = " ".join(map(str, jobs))
+    tree.mounted.ctl(f"cont {words}")
+    for job in jobs:
+        tree.mounted.until(job, "running")
+    yield
+    tree.mounted.ctl(f"stop {words}")
 
 
 def run(
@@ -108,8 +144,7 @@ def test_grep_r_of_what_is_being_written(tree: Tree) -> None:
 def test_find(tree: Tree) -> None:
     """`find` lists each job's directory with its files once, and the names as links."""
     found = run(tree.mounted, 'cd "$J" && find . -mindepth 1').decode().split()
-    root = ["ctl", "events", "table", "table.jsonl", "last", "build"]
-    files = [f"./{name}" for name in root] + [f"./{job}" for job in tree.ids]
+    files = [f"./{name}" for name in (*ROOT_FILES, "last", "build")] + [f"./{job}" for job in tree.ids]
     files += [f"./{job}/{name}" for job in tree.ids for name in JOB]
     assert sorted(files) == sorted(found)
     links = run(tree.mounted, 'cd "$J" && find . -type l -printf "%p %l\n"').decode().splitlines()
@@ -194,6 +229,7 @@ def test_cp_a_keeps_times(tree: Tree, tmp_path: Path) -> None:
         assert (original.st_mtime_ns, original.st_mode) == (copy.st_mtime_ns, copy.st_mode)
 
 
+@pytest.mark.needs("rsync")
 def test_rsync(tree: Tree, tmp_path: Path) -> None:
     """`rsync -a` of ended jobs copies them, and the second time finds nothing to do."""
     small, large = map(str, tree.whole)
@@ -204,6 +240,7 @@ def test_rsync(tree: Tree, tmp_path: Path) -> None:
     assert b"" == run(tree.mounted, script, small, large, str(tmp_path))
 
 
+@pytest.mark.needs("rsync")
 def test_rsync_of_all(tree: Tree, tmp_path: Path) -> None:
     """`rsync -a` of the whole tree ends, and what it can have right is right."""
     done = tree.mounted.sh('rsync -a --exclude "/$2" "$J/" "$1"', str(tmp_path), str(tree.writing))
@@ -235,6 +272,7 @@ def test_wc(tree: Tree) -> None:
     assert b"1288895\n" == run(tree.mounted, 'wc -c < "$J/$1/stdout"', str(tree.large))
 
 
+@pytest.mark.needs("diff")
 def test_diff_r(tree: Tree, tmp_path: Path) -> None:
     """`diff -r` of a copy of ended jobs and the jobs finds no difference but that of `ctl`, which is no content."""
     for job in (*tree.whole, tree.evicted):
@@ -242,6 +280,7 @@ def test_diff_r(tree: Tree, tmp_path: Path) -> None:
         assert b"" == run(tree.mounted, 'diff -r "$J/$1" "$2/$1"', str(job), str(tmp_path))
 
 
+@pytest.mark.needs("jq")
 def test_jq(tree: Tree) -> None:
     """`jq` reads `table.jsonl` and each `info`."""
     statuses = run(tree.mounted, 'jq -c "[.id, .status]" "$J/table.jsonl"').decode().splitlines()
@@ -252,6 +291,207 @@ def test_jq(tree: Tree) -> None:
     dropped = run(tree.mounted, 'jq .stdout.dropped "$J"/[0-9]*/info').split()
     assert [b"0", b"0", b"0"] == [dropped[0], dropped[1], dropped[3]]
     assert [True, True] == [int(number) > 0 for number in (dropped[2], dropped[4])]
+
+
+# Programs of other makers.
+
+
+@pytest.mark.needs("rg")
+def test_rg(chatty: Tree) -> None:
+    """`rg` finds what there is in every job, and follows the names into no other place with `-L`."""
+    found = run(chatty.mounted, 'cd "$J" && rg -lx needle').decode().split()
+    small = f"{chatty.small}/std"
+    assert sorted([f"{small}out", f"{small}err", f"{chatty.evicted}/stdout", f"{chatty.waiting}/stdout"]) == sorted(
+        found
+    )
+    followed = run(chatty.mounted, 'cd "$J" && rg -Llx needle').decode().split()
+    assert {*found, "build/stdout", "build/stderr"} == set(followed)
+    listed = run(chatty.mounted, 'cd "$J" && rg --files --hidden').decode().split()
+    assert sorted([*ROOT_FILES, *(f"{job}/{name}" for job in chatty.ids for name in JOB)]) == sorted(listed)
+
+
+@pytest.mark.needs("rg")
+@pytest.mark.parametrize("option", ["", "--mmap", "--text"])
+def test_rg_of_what_is_being_written(chatty: Tree, option: str) -> None:
+    """`rg` of what is being written ends, in whichever way it reads."""
+    lines = run(chatty.mounted, 'rg -N $2 needle "$J/$1/stdout"', str(chatty.slow), option).splitlines()
+    assert LINE in lines
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        'grep -re "$1" .',
+        "find . -type f -exec grep -e \"$1\" '{}' +",
+        pytest.param('rg -uuu --hidden -e "$1" .', marks=pytest.mark.needs("rg")),
+    ],
+    ids=["grep", "find", "rg"],
+)
+def test_search_meets_no_environment(chatty: Tree, search: str) -> None:
+    """A search of the whole tree meets no job's environment, which may hold what is secret."""
+    done = chatty.mounted.sh(f'cd "$J" && {search}', "^JOBFS_MOUNT=")
+    assert (b"", b"") == (done.stdout, done.stderr)
+
+
+@pytest.mark.needs("tree")
+def test_tree(tree: Tree) -> None:
+    """`tree` draws each job with its files, and counts them once."""
+    lines = run(tree.mounted, 'tree -a "$J"').decode().splitlines()
+    directories = len(tree.ids) + 1
+    assert lines[-1].startswith(
+        f"{directories + LINKS} directories, {len(tree.ids) * len(JOB) + len(ROOT_FILES)} files"
+    )
+    assert [f"build -> {tree.small}", f"last -> {tree.writing}"] == [line[4:] for line in lines if " -> " in line]
+
+
+@pytest.mark.needs("busybox")
+def test_busybox(tree: Tree, tmp_path: Path) -> None:
+    """Busybox walks, searches, lists, packs and copies as the GNU programs do."""
+    found = run(tree.mounted, 'cd "$J" && busybox find . -mindepth 1').decode().split()
+    assert sorted(run(tree.mounted, 'cd "$J" && find . -mindepth 1').decode().split()) == sorted(found)
+    searched = run(tree.mounted, 'cd "$J" && busybox grep -rlx needle .').decode().split()
+    assert sorted(run(tree.mounted, 'cd "$J" && grep -rlx needle .').decode().split()) == sorted(searched)
+    assert b"" == run(tree.mounted, 'busybox ls -laR "$J" > /dev/null; busybox du "$J" > /dev/null')
+    script = 'busybox tar -cf - -C "$J" "$1" "$2" | busybox tar -xf - -C "$3"'
+    run(tree.mounted, script, *map(str, tree.whole), str(tmp_path))
+    for job in tree.whole:
+        same(tree, tmp_path / str(job), job)
+
+
+def test_python_copytree(tree: Tree, tmp_path: Path) -> None:
+    """Python's copytree copies the whole tree, links as links, and what is retained."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tree.mounted.path, copy, symlinks=True)
+    for job in (*tree.whole, tree.evicted):
+        same(tree, copy / str(job), job)
+    assert str(tree.small) == os.readlink(copy / "build")
+
+
+@pytest.mark.needs("node")
+def test_node_copy(tree: Tree, tmp_path: Path) -> None:
+    """Node's copying, which goes by the size, copies jobs of which nothing was evicted."""
+    script = 'node -e \'fs.cpSync(process.argv[1], process.argv[2], {recursive: true})\' "$J/$1" "$2/$1"'
+    for job in tree.whole:
+        assert b"" == run(tree.mounted, script, str(job), str(tmp_path))
+        same(tree, tmp_path / str(job), job)
+
+
+@pytest.mark.needs("perl")
+def test_perl_find(tree: Tree) -> None:
+    """Perl's File::Find finds each file once."""
+    found = (
+        run(tree.mounted, "perl -MFile::Find -e 'find(sub { print \"$_\\n\" if -f && !-l }, $ENV{J})'").decode().split()
+    )
+    assert sorted([*ROOT_FILES, *JOB * len(tree.ids)]) == sorted(found)
+
+
+@pytest.mark.needs("node")
+def test_text_that_grows_is_whole_for_who_goes_by_its_size(tree: Tree) -> None:
+    """What node reads of a live `info` and of `table.jsonl`, as many bytes as their size says, is whole each time."""
+    script = """node -e 'for (let n = 0; n < 300; n++) {
+        for (const file of ["table.jsonl", process.argv[1] + "/info"])
+            fs.readFileSync(process.env.J + "/" + file, "utf8").trim().split("\\n").forEach(JSON.parse)
+    }' "$1" """
+    assert b"" == run(tree.mounted, script, str(tree.writing))
+
+
+# One stream.
+
+# Each reads the file that it is told to its end, and writes something that depends on all it has read.
+FORWARD = {
+    "cat": 'cat "$1"',
+    "sort": 'sort "$1"',
+    "od": 'od -An -c "$1"',
+    "cut": 'cut -c 1-3 "$1"',
+    "head": 'head -n 1000000 "$1"',
+    "tail": 'tail -n +1 "$1"',
+    "tail of 10": 'tail "$1"',
+    "tail of bytes": 'tail -c 100 "$1"',
+    "sha256sum": 'sha256sum < "$1"',
+    "awk": "awk '{ n += length($0) } END { print n, NR }' \"$1\"",
+    "dd": 'dd if="$1" bs=7K status=none',
+    "split": 'split --filter cat -b 100K "$1"',
+}
+FORWARD_TOO = {
+    "xxd": 'xxd "$1"',
+    "rg": 'rg -N "" "$1"',
+    "rg --mmap": 'rg --mmap -N "" "$1"',
+    "busybox": 'busybox sort "$1"',
+    "perl": "perl -ne 'print' \"$1\"",
+    "node": "node -e 'fs.createReadStream(process.argv[1]).pipe(process.stdout)' \"$1\"",
+}
+# These go by its size, from its end backwards or for a buffer, and so are content only where nothing was evicted.
+BY_SIZE = {
+    "tac": 'tac "$1"',
+    "head but 5": 'head -n -5 "$1"',
+    "tail of many": 'tail -n 15000 "$1"',
+    "wc": 'wc -c < "$1"',
+}
+
+
+def readers(*tables: dict[str, str]) -> list[pytest.ParameterSet]:
+    """The scripts of the tables; a name in `FORWARD_TOO` begins with the program that is needed."""
+    return [
+        pytest.param(script, id=name, marks=pytest.mark.needs(*name.split()[: name in FORWARD_TOO]))
+        for table in tables
+        for name, script in table.items()
+    ]
+
+
+def same_as_on_disk(tree: Tree, tmp_path: Path, job: int, script: str) -> None:
+    """Asserts that the script makes of a stream what it makes of the same bytes on a disk."""
+    stream = tree.mounted.file("stdout", job)
+    (tmp_path / "stream").write_bytes(stream.read_bytes())
+    assert run(tree.mounted, script, str(tmp_path / "stream")) == run(tree.mounted, script, str(stream))
+
+
+@pytest.mark.parametrize("script", readers(FORWARD, FORWARD_TOO, BY_SIZE))
+def test_whole_streams(still: Tree, tmp_path: Path, script: str) -> None:
+    """What a program reads of a stream that has evicted nothing is what it would read on a disk."""
+    for job in (*still.whole, still.waiting):
+        same_as_on_disk(still, tmp_path, job, script)
+
+
+@pytest.mark.parametrize("script", readers(FORWARD, FORWARD_TOO))
+def test_evicted_stream(still: Tree, tmp_path: Path, script: str) -> None:
+    """What a program reads of a stream that has evicted is what is retained."""
+    same_as_on_disk(still, tmp_path, still.evicted, script)
+
+
+@pytest.mark.parametrize("script", readers(FORWARD))
+def test_stream_that_is_being_written(tree: Tree, script: str) -> None:
+    """A program that reads to the end of a stream meets it, though the job writes faster than it reads."""
+    stream = tree.mounted.file("stdout", tree.writing)
+    assert b"" == run(tree.mounted, f"{script} > /dev/null", str(stream))
+
+
+@pytest.mark.parametrize("script", readers(FORWARD_TOO))
+def test_stream_of_a_chatty_job(chatty: Tree, script: str) -> None:
+    """A program that reads to the end of a stream meets it, while the job writes."""
+    stream = chatty.mounted.file("stdout", chatty.slow)
+    assert b"" == run(chatty.mounted, f"{script} > /dev/null", str(stream))
+
+
+def test_offset_is_kept(still: Tree) -> None:
+    """Who keeps an offset asks for what follows it: `tail -c +N` and `dd skip=N` count from the first byte written."""
+    end = len(still.mounted.read(still.large))
+    for job in (still.large, still.evicted):
+        stream = still.mounted.file("stdout", job)
+        offset = stream.stat().st_size - 100
+        tail = run(still.mounted, 'tail -c "+$2" "$1"', str(stream), str(offset + 1))
+        dd = run(still.mounted, 'dd if="$1" iflag=skip_bytes skip="$2" status=none', str(stream), str(offset))
+        assert still.mounted.read(job)[-100:] == tail == dd
+    assert end == still.mounted.file("stdout", still.large).stat().st_size
+
+
+def test_mmap_of_an_ended_job(still: Tree) -> None:
+    """The stream of an ended job that evicted nothing can be mapped, shared and private."""
+    for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+        with (
+            still.mounted.file("stdout", still.large).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as mapped,
+        ):
+            assert still.mounted.read(still.large) == mapped[:]
 
 
 def test_walks_side_by_side(tree: Tree) -> None:
