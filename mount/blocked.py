@@ -38,10 +38,10 @@ _MOST = 10_000
 # Pauses in seconds before each look after an interrupt: of several tasks some may not be asleep again at the first.
 _LOOKS = (0.0, 0.02, 0.1)
 # How often those are looked at, in seconds, of whom the kernel tells nothing.
-_LOOK_AGAIN = 0.1
-# They are searched for when things have settled, which reads all of /proc: for a fiftieth of the time at most.
+_LOOK_AGAIN = 0.05
+# They are searched for when things have settled, which reads all of /proc: for a twentieth of the time at most.
 _SETTLED = 0.1
-_PAUSE_FOR_SEARCH = 50
+_PAUSE_FOR_SEARCH = 20
 
 
 class _Blocked:

@@ -132,13 +132,14 @@ def _unmount(point: Path, daemon: int | None) -> None:
 @click.option("--cwd", metavar="DIR", help="Where it runs.")
 @click.option("--env", metavar="K=V", multiple=True, help="A variable of its environment; may be repeated.")
 @click.option("--env-file", metavar="FILE", help="Its environment, as `env -0` writes it.")
-@click.option("--stdin", metavar="FILE", help="What it reads; nothing without this.")
+@click.option("--stdin", metavar="FILE", help="What it reads; `pipe`: what is written to its `stdin` later.")
 @click.option("--limit", metavar="SIZE", help="How much of each output stream is kept (10M).")
 @click.option("--timeout", metavar="DURATION", help="It is ended after this: 90s, 5m, 2h.")
 @click.option("--grace", metavar="DURATION", help="How long it has to end by itself (5s).")
 @click.option("--nice", metavar="N", type=int, help="Its niceness.")
+@click.option("--pty", is_flag=True, help="It has a terminal of its own; what is written to its `stdin` is typed.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def spawn(command: tuple[str, ...], env: tuple[str, ...], **options: str | int | None) -> None:
+def spawn(command: tuple[str, ...], env: tuple[str, ...], *, pty: bool, **options: str | int | None) -> None:
     """Spawn a job and print its id.
 
     One word is a command line for the shell; several are a program and its arguments.
@@ -146,7 +147,7 @@ def spawn(command: tuple[str, ...], env: tuple[str, ...], **options: str | int |
     words: dict[str, str | list[str]] = {"cmd": command[0]} if len(command) == 1 else {"argv": list(command)}
     options = {key.replace("_", "-"): value for key, value in options.items()}
     with _reported():
-        click.echo(_client().spawn(**words, **options, env=list(env) or None))
+        click.echo(_client().spawn(**words, **options, pty=pty or None, env=list(env) or None))
 
 
 @main.command()

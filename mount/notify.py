@@ -61,11 +61,10 @@ class KernelFace:
         birth.come.set()
         try:
             with trio.move_on_after(_PATIENCE):
-                while not birth.made and birth.making is not None:
+                if birth.making is not None and birth.making.over and not birth.made:  # it could not wait for the job
+                    self._begin_to_make(job, birth)
+                while birth.making is not None and not birth.making.over and not birth.made:
                     await birth.bell.wait_rung()
-                    if not birth.made:  # it was made too early, or there is nobody to make it
-                        birth.making = None
-                        self._begin_to_make(job, birth)
             if not birth.made:
                 log.warning("watchers are not told of job %d", job)
         finally:
@@ -89,6 +88,7 @@ class KernelFace:
         return True
 
     def _begin_to_make(self, job: int, birth: _Birth) -> None:
+        birth.making = None
         with suppress(OwnClientGone):
             birth.making = self._own.begin_to_make(job)
             birth.making.bell.listen(birth.bell.ring)

@@ -15,9 +15,9 @@ import pyfuse3
 from jobfs.text import encode
 from mount.attributes import Entry, settled
 from mount.caller import File, session_of
+from mount.control_handle import ControlHandle
 from mount.errors import answered
 from mount.handles import (
-    ControlHandle,
     FollowHandle,
     Handle,
     Opened,
@@ -246,7 +246,7 @@ class Operations(pyfuse3.Operations):
             case Kind.FOLLOW:
                 return FollowHandle(job.streams["stdout"], lambda: job.ended, opened)
             case Kind.STDIN:
-                return StdinHandle()
+                return StdinHandle(self._table.stdin(job), opened)
             case _:
                 return StreamHandle(job.streams[entry.name.decode("ascii")], lambda: job.ended)
 

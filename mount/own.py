@@ -49,8 +49,14 @@ class Answer:
     """What the process says to one request: `lines`, each a failure; None where it ended before."""
 
     def __init__(self) -> None:
-        self.bell = Bell()  # rung when it is there
+        self.bell = Bell()  # rung when it is there, or never will be
+        self.over = False
         self.lines: list[str] | None = None
+
+    def settle(self, lines: list[str] | None) -> None:
+        """This is it."""
+        self.over, self.lines = True, lines
+        self.bell.ring()
 
 
 class OwnMount:
@@ -141,11 +147,10 @@ class OwnMount:
     async def _receive(self, receiver: trio.socket.SocketType) -> None:
         with receiver:
             while packet := await receiver.recv(PACKET * 4):
-                answer = self._waiting.popleft()
-                answer.lines = packet.decode("utf-8", "replace").splitlines()
-                for line in filter(None, answer.lines):
+                lines = packet.decode("utf-8", "replace").splitlines()
+                for line in filter(None, lines):
                     log.debug("the mount's own client failed: %s", line)
-                answer.bell.ring()
+                self._waiting.popleft().settle(lines)
 
     def _stop(self) -> None:
         if self._socket is not None:
@@ -156,4 +161,4 @@ class OwnMount:
             self._process = None
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
-            answer.bell.ring()
+            answer.settle(None)
