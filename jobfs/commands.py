@@ -54,7 +54,7 @@ class Origin(Protocol):
 class OpenFile(Protocol):
     """The open `ctl` that a command was written to, which jobs may be leased on."""
 
-    def holder(self, writer: Writer) -> int | None:
+    async def holder(self, writer: Writer) -> int | None:
         """A pidfd of the process that has it open, to be closed by the caller; None where that cannot be told.
 
         `writer` is who wrote the command.
@@ -161,7 +161,7 @@ class Commands:
     async def _start(self, spec: JobSpec, directory: int | None, file: OpenFile) -> Job:
         if not spec.lease:
             return await self._spawned(spec, directory)
-        holder = file.holder(spec.writer)
+        holder = await file.holder(spec.writer)
         try:
             job = await self._spawned(spec, directory, holder)
         finally:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from jobfs import proc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +26,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # A process amid its exec shows no environment for an instant; one that has none at all is rare.
 _LOOKS = 3
 _EXEC_TIME = 0.001  # seconds
+# Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
+_KEPT = 0.1  # seconds
+_PATIENCE = 0.25  # seconds that a look is waited for, which takes a tenth of that with a thousand processes
 _ID_DIGITS = 18  # of an id; what has more is none
 
 
@@ -43,7 +50,7 @@ class Process:
 def read_process(pid: int) -> Process | None:
     """The process that has the number `pid` now, or None where there is none."""
     try:
-        raw = Path(f"/proc/{pid}/stat").read_bytes()
+        raw = proc.read(pid, "stat")
     except OSError:  # gone between the listing and the read (ENOENT, ESRCH)
         return None
     rest = raw[raw.rindex(b")") + 2 :].split()  # the name before it may hold anything, blanks and parentheses too
@@ -62,8 +69,38 @@ def read_process(pid: int) -> Process | None:
 
 def all_processes() -> dict[int, Process]:
     """Every process there is, by its number."""
-    found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    found = map(read_process, proc.tasks())
     return {process.pid: process for process in found if process is not None}
+
+
+class ProcessTable:
+    """Which processes belong to which job, looked up in a thread: see `jobfs.proc`."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "processes")
+        self._found: dict[int, list[Process]] = {}
+        self._listed: dict[int, Process] = {}
+        self._listed_at = float("-inf")
+
+    def members(self, leaders: Mapping[int, int], supervisor: int) -> dict[int, list[Process]]:
+        """See `members`; where that takes too long, what was found the last time."""
+        look = proc.Look(partial(self._look, dict(leaders), supervisor))
+        try:
+            self._found = self._thread.submit(look.run).result(_PATIENCE)
+        except TimeoutError:
+            look.abandon()
+            self._thread.shutdown(wait=False)
+            self._thread = ThreadPoolExecutor(1, "processes")
+        return self._found
+
+    def forget(self) -> None:
+        """Something has ended: look anew."""
+        self._listed_at = float("-inf")
+
+    def _look(self, leaders: dict[int, int], supervisor: int) -> dict[int, list[Process]]:
+        if time.monotonic() - self._listed_at > _KEPT:
+            self._listed, self._listed_at = all_processes(), time.monotonic()
+        return members(self._listed, leaders, supervisor)
 
 
 def boot_id() -> str:
@@ -109,7 +146,7 @@ def _named_in_environment(pid: int) -> int | None:
     raw = b""
     for _ in range(_LOOKS):
         try:
-            raw = Path(f"/proc/{pid}/environ").read_bytes()
+            raw = proc.read(pid, "environ")
         except OSError:
             return None
         if raw:

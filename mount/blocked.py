@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 
 from mount import pending
+from mount.caller import ALL_PATIENCE, look
 from mount.pending import Waiting
 
 if TYPE_CHECKING:
@@ -140,20 +141,24 @@ class BlockedRequests:
             self._heard = False
             await self._look_for_interrupted()
         if self._suspects:
-            look = partial(pending.interrupted_behind, self._suspects, list(self._blocked))
-            self._answer(await trio.to_thread.run_sync(look))
+            at = partial(pending.interrupted_behind, self._suspects, list(self._blocked))
+            self._answer(await look(at, ALL_PATIENCE) or ())
         if trio.current_time() >= self._search_at:
             await self._search()
 
     async def _look_for_interrupted(self) -> None:
         for pause in _LOOKS:
             await trio.sleep(pause)
-            self._answer(await trio.to_thread.run_sync(pending.interrupted, list(self._blocked)))
+            self._answer(await look(partial(pending.interrupted, list(self._blocked)), ALL_PATIENCE) or ())
 
     async def _search(self) -> None:
         self._search_at = math.inf  # who comes meanwhile is searched for the next time
         began = trio.current_time()
-        self._suspects = await trio.to_thread.run_sync(pending.suspects, list(self._blocked))
+        found = await look(partial(pending.suspects, list(self._blocked)), ALL_PATIENCE)
+        if found is None:  # it took too long: somebody's files cannot be read, and are left out the next time
+            self._search_soon()
+            return
+        self._suspects = found
         self._search_pause = max(_SETTLED, (trio.current_time() - began) * _PAUSE_FOR_SEARCH)
         if self._suspects:
             self._search_soon()

@@ -9,16 +9,20 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from jobfs import proc
 from jobfs.model import Surroundings, Writer
 from jobfs.mountinfo import parse
 from jobfs.text import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 # Where a task that waits for a FUSE daemon's answer sleeps (proc(5), /proc/PID/wchan).
 WAITS_FOR_ANSWER = b"request_wait_answer"
@@ -36,9 +40,11 @@ _QUICK_LOOKS = 20
 _LOOKS = 200
 _LOOKS_WITHOUT_OPENER = 3
 _LOOK_AGAIN = 0.001  # seconds
+_LOOK_PATIENCE = 0.1  # seconds for a look at one process
+ALL_PATIENCE = 2.0  # seconds for a look at all of them, which takes a tenth of that for thousands
+_LOOKERS = trio.CapacityLimiter(16)  # threads of their own: some may hang for a while
 _FDINFO = re.compile(rb"^(ino|mnt_id):\t(\d+)$", re.MULTILINE)  # /proc/PID/fdinfo (proc(5))
 _DESCRIPTORS = 1 << 30  # more than any process can have (proc(5), fs.nr_open); pointers are larger
-_CHUNK = 16384  # bytes; more would be mapped and unmapped for every read
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +90,47 @@ async def find_writer(opener: int, file: File) -> Caller:
     asked first, then everybody who has the file open. A writer whose request was taken at once may not be asleep yet:
     that is worth another look. If nobody is found, an unknown caller is the answer.
     """
-    for look in range(_LOOKS if opener else _LOOKS_WITHOUT_OPENER):
-        place = sleeps_in(opener) if opener else None
-        if place == WAITS_FOR_ANSWER and not _waits_elsewhere(opener, file):
-            return identify(opener)
-        # One that is awake is on its way to sleep, or busy with something else while another one writes.
-        if place != _AWAKE or look >= _QUICK_LOOKS:
-            task = next(_tasks_with_file(file), None)
-            if task is not None:
-                return identify(task)
-        if look < _QUICK_LOOKS:
-            os.sched_yield()
-        else:
-            await trio.sleep(_LOOK_AGAIN)
+    if opener and (caller := await look(partial(_ask_opener, opener, file))) is not None:
+        return caller
+    for _ in range(_LOOKS if opener else _LOOKS_WITHOUT_OPENER):
+        caller = await look(partial(_ask_everybody, opener, file), ALL_PATIENCE)
+        if caller is not None:
+            return caller
+        await trio.sleep(_LOOK_AGAIN)
     return Caller(Writer(), None)
+
+
+async def look(at: Callable[[], T], patience: float = _LOOK_PATIENCE) -> T | None:
+    """What a look at other processes finds; None where that takes longer than `patience` seconds: see `jobfs.proc`."""
+    it = proc.Look(at)
+    with trio.move_on_after(patience):
+        return await trio.to_thread.run_sync(it.run, abandon_on_cancel=True, limiter=_LOOKERS)
+    it.abandon()
+    return None
+
+
+def _ask_opener(opener: int, file: File) -> Caller | None:
+    for _ in range(_QUICK_LOOKS):
+        place = sleeps_in(opener)
+        if place == WAITS_FOR_ANSWER and _waits_for(opener, file):
+            return identify(opener)
+        if place != _AWAKE:  # one that is awake is on its way to sleep, or busy while another one writes
+            break
+        os.sched_yield()
+    return None
+
+
+def _ask_everybody(opener: int, file: File) -> Caller | None:
+    task = next(_tasks_with_file(file), None)
+    if task is not None:
+        return identify(task)
+    return _ask_opener(opener, file) if opener else None
 
 
 def identify(task: int) -> Caller:
     """The process of a task, as far as /proc tells."""
     try:
-        status = read_file(f"/proc/{task}/status")
+        status = proc.read(task, "status")
     except OSError:
         return Caller(Writer(), None)
     match = _STATUS.match(status)
@@ -149,7 +176,7 @@ def _pidfd(process: int | None) -> int | None:
 def has_open(task: int, file: File) -> bool:
     """Whether the task's process has `file` open; told by /proc, without asking the file system."""
     try:
-        numbers = os.listdir(f"/proc/{task}/fd")
+        numbers = proc.entries(task, "fd")
     except OSError:
         return False
     return any(_is_open_at(task, number, file) for number in numbers)
@@ -157,7 +184,7 @@ def has_open(task: int, file: File) -> bool:
 
 def _is_open_at(task: int, number: str, file: File) -> bool:
     try:
-        told = dict(_FDINFO.findall(read_file(f"/proc/{task}/fdinfo/{number}")))
+        told = dict(_FDINFO.findall(proc.read(task, f"fdinfo/{number}")))
     except OSError:  # closed, or no descriptor at all
         return False
     if told.get(b"ino") != b"%d" % file.inode:
@@ -169,64 +196,51 @@ def _is_open_at(task: int, number: str, file: File) -> bool:
 def _device(task: int, number: int) -> str | None:
     """The device number of a mount that the task sees, as in another mount namespace."""
     try:
-        mounts = parse(read_file(f"/proc/{task}/mountinfo"))
+        mounts = parse(proc.read(task, "mountinfo"))
     except OSError:
         return None
     return next((mount.device for mount in mounts if mount.id == number), None)
 
 
 def _tasks_with_file(file: File) -> Iterator[int]:
-    for pid in (name for name in os.listdir("/proc") if name.isdigit()):
+    for pid in proc.tasks():
         try:
-            tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
+            tasks = [int(task) for task in proc.entries(pid, "task")]
         except OSError:
             continue
         waiting = [task for task in tasks if sleeps_in(task) == WAITS_FOR_ANSWER]
-        if waiting and has_open(int(pid), file):
-            yield from (task for task in waiting if not _waits_elsewhere(task, file))
+        if waiting and has_open(pid, file):
+            yield from (task for task in waiting if _waits_for(task, file))
 
 
-def _waits_elsewhere(task: int, file: File) -> bool:
-    """Whether a task that waits for a FUSE daemon surely does so in a system call on something else than `file`.
+def _waits_for(task: int, file: File) -> bool:
+    """Whether a task that waits for a FUSE daemon may do so in a system call on `file`; False where it surely does not.
 
     The descriptor that a call writes to is its first argument, of splice(2) and copy_file_range(2) the third (proc(5),
     /proc/PID/syscall; not told where Yama's ptrace_scope is 1).
     """
     try:
-        _, first, _, third, *_ = read_file(f"/proc/{task}/syscall").split()
+        _, first, _, third, *_ = proc.read(task, "syscall").split()
         numbers = int(first, 16), int(third, 16)
     except (OSError, ValueError):  # ValueError: it runs again
-        return False
-    return not any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)
+        return True
+    return any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)
 
 
 def sleeps_in(task: int) -> bytes | None:
     """The kernel function that a task sleeps in, `_AWAKE` for one that does not sleep, None for one that is gone."""
     try:
-        return read_file(f"/proc/{task}/wchan")
+        return proc.read(task, "wchan")
     except OSError:
         return None
-
-
-def read_file(path: str) -> bytes:
-    """All of a file of /proc; OSError as open(2) and read(2) have it."""
-    # Without the layers of `open`, which cost more than the kernel does: three files are read for each command.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        raw = os.read(fd, _CHUNK)
-        while len(raw) % _CHUNK == 0 and (more := os.read(fd, _CHUNK)):
-            raw += more
-        return raw
-    finally:
-        os.close(fd)
 
 
 def _surroundings(task: int, umask: int) -> Surroundings:
     environment = None
     with contextlib.suppress(OSError):
-        environment = decode(read_file(f"/proc/{task}/environ"))
+        environment = decode(proc.read(task, "environ"))
     try:
-        directory = os.readlink(f"/proc/{task}/cwd")
+        directory = proc.link(task, "cwd")
         # O_PATH: neither opens nor asks the file system that the directory is on, which may be this one.
         descriptor = os.open(f"/proc/{task}/cwd", os.O_PATH | os.O_CLOEXEC)
     except OSError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobfs.control_file import ControlFile
 from jobfs.errors import JobEnded, JobfsError, NotPermitted
-from mount.caller import find_writer, has_open, holder_of
+from mount.caller import find_writer, has_open, holder_of, look
 from mount.handles import AS_ON_DISK
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ControlHandle:
 
     async def flush(self) -> None:
         """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
-        if self._file.pending and not has_open(self._opener_task, self._node):
+        if self._file.pending and not await look(partial(has_open, self._opener_task, self._node)):
             await self._run_rest(self._file.finish_on_close)
 
     async def release(self) -> None:
@@ -82,9 +83,9 @@ class ControlHandle:
         for job in self._leased:
             await self._end_lease(job)
 
-    def holder(self, writer: Writer) -> int | None:
+    async def holder(self, writer: Writer) -> int | None:
         """See `OpenFile`."""
-        return holder_of(self._opener_task, self._node, writer.pid)
+        return await look(partial(holder_of, self._opener_task, self._node, writer.pid))
 
     def lease(self, job: Job) -> None:
         """See `OpenFile`."""

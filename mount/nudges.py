@@ -10,14 +10,15 @@ watch cannot be seen.
 from __future__ import annotations
 
 import math
-import os
 import re
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from mount.caller import read_file
+from jobfs import proc
+from mount.caller import ALL_PATIENCE, look
 from mount.own import OwnClientGone, Touch
 from mount.tree import JOB_BY_NAME, ROOT, ROOT_BY_NAME, job_inode
 
@@ -208,7 +209,7 @@ class Nudges:
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()
-        self._watched = await trio.to_thread.run_sync(_watched, self.device)
+        self._watched = await look(partial(_watched, self.device), ALL_PATIENCE) or self._watched
         now = trio.current_time()
         self._look_at = now + max(_UNWATCHED, (now - began) * _PAUSE_FOR_LOOK)
         for nudged in self._changed:
@@ -223,11 +224,11 @@ def _inodes(job: Job, name: str) -> tuple[int, int]:
 def _watched(device: int) -> frozenset[int]:
     """The inode numbers of the file system `device` on which some process that can be seen has a watch."""
     found: set[int] = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in proc.tasks():
         try:
-            for number in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{number}") in _WATCHERS:
-                    watches = _WATCH.findall(read_file(f"/proc/{pid}/fdinfo/{number}"))
+            for number in proc.entries(pid, "fd"):
+                if proc.link(pid, f"fd/{number}") in _WATCHERS:
+                    watches = _WATCH.findall(proc.read(pid, f"fdinfo/{number}"))
                     found.update(int(inode, 16) for inode, where in watches if int(where, 16) == device)
         except OSError:  # it has gone, or is another user's, who does not get in here
             continue

@@ -5,16 +5,16 @@ interruptibly until something interrupts it (a signal, a stop, a freezer, a debu
 its state tells. One that waits for the lock of an open file or of an inode, behind another one's request, sleeps
 uninterruptibly from the start: its pending signals tell.
 
-Nothing here asks anything but /proc, so it may be done in a thread of the process that serves the mount.
+Nothing here asks anything but /proc. That may hang: call it through `mount.caller.look`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from mount.caller import WAITS_FOR_ANSWER, File, has_open, read_file, sleeps_in
+from jobfs import proc
+from mount.caller import WAITS_FOR_ANSWER, File, has_open, sleeps_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -56,7 +56,7 @@ class Process(NamedTuple):
 def process_of(task: int) -> Process | None:
     """The process that has that task; None where it is gone, or in a pid namespace that cannot be seen."""
     try:
-        tasks = sorted(map(int, os.listdir(f"/proc/{task}/task")))
+        tasks = sorted(map(int, proc.entries(task, "task")))
     except OSError:
         return None
     return Process(tuple(tasks)) if tasks else None
@@ -122,14 +122,14 @@ def _passed_on(request: Waiting) -> bool:
 
 
 def _processes() -> Iterator[Process]:
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (process := process_of(int(name))) is not None:
+    for task in proc.tasks():
+        if (process := process_of(task)) is not None:
             yield process
 
 
 def _wants_out(task: int) -> bool:
     try:
-        found = _STATUS.search(read_file(f"/proc/{task}/status"))
+        found = _STATUS.search(proc.read(task, "status"))
     except OSError:
         return False
     if found is None or found[1] != _UNINTERRUPTIBLE:

@@ -30,7 +30,7 @@ from jobfs.errors import (
     StdinClosed,
 )
 from jobfs.model import STREAMS, Usage
-from jobfs.processes import Process, all_processes, boot_id, members
+from jobfs.processes import Process, ProcessTable, boot_id
 from jobfs.states import Event, ending
 from jobfs.stream import RingReader
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, RECORDS, job_file
@@ -51,8 +51,6 @@ _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
 # Those that this process started: they outlive it, but one that ends first must not stay a zombie.
 _supervisors: list[subprocess.Popen[bytes]] = []
-# Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
-_PROCESSES_KEPT = 0.1
 
 
 class LocalEngine:
@@ -67,7 +65,7 @@ class LocalEngine:
         self._waiting: dict[int, _Answer] = {}
         self._tell: Callable[[News], None] = lambda _: None
         self._hello: Message = {}
-        self._processes: tuple[float, dict[int, Process]] = (float("-inf"), {})
+        self._processes = ProcessTable()
         self._watches: list[tuple[int, str, int]] = []  # to be sent
         self._has_watches = trio.Event()
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
@@ -145,7 +143,7 @@ class LocalEngine:
         else:
             news = _news(message)
             if isinstance(news, Ended):  # what it left behind is lingering from now on: look anew
-                self._processes = (float("-inf"), {})
+                self._processes.forget()
             self._tell(news)
 
     # Doing
@@ -244,12 +242,8 @@ class LocalEngine:
 
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`."""
-        at, processes = self._processes
-        if time.monotonic() - at > _PROCESSES_KEPT:
-            processes = all_processes()
-            self._processes = (time.monotonic(), processes)
         leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
-        found = members(processes, leaders, self._hello["pid"])
+        found = self._processes.members(leaders, self._hello["pid"])
         return {job: _used(found.get(job, [])) for job in handles}
 
     async def _ask(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> Message:

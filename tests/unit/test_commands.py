@@ -57,7 +57,7 @@ class Opened:
         self.leased: list[int] = []
         self.asked_for: list[Writer] = []
 
-    def holder(self, writer: Writer) -> int | None:
+    async def holder(self, writer: Writer) -> int | None:
         """A pidfd of this process."""
         self.asked_for.append(writer)
         return os.pidfd_open(os.getpid()) if self.known else None

@@ -1,0 +1,99 @@
+"""Looking at other processes in /proc (proc(5)), which may hang, and must not make us hang.
+
+Most of what /proc tells of a process amid its exec cannot be read before that is over (exec_update_lock). It is not
+over as long as the process closes a file, for exec, on a FUSE file system that does not answer: one that is dead, or
+one that we serve ourselves. So whoever serves looks at others in a thread, and waits for it with patience. The files of
+a process for which that was not enough are not touched again before the thread has come back. `/proc/PID/status` alone
+can always be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_CHUNK = 16384  # bytes; more would be mapped and unmapped for every read
+
+_lock = threading.Lock()
+_hanging: set[int] = set()  # processes whose files a thread hangs in
+_local = threading.local()  # `look`: the one that this thread is
+
+
+class Look(Generic[T]):
+    """One look at /proc: `run` it in a thread, and `abandon` it when it takes too long."""
+
+    def __init__(self, look: Callable[[], T]) -> None:
+        self._look = look
+        self._task = 0  # that is being read
+        self._abandoned = False
+
+    def run(self) -> T:
+        """What is found; what it raises, else. Once abandoned, every further reading raises ProcessLookupError."""
+        _local.look = self
+        try:
+            return self._look()
+        finally:
+            _local.look = None
+            with _lock:
+                if self._abandoned:
+                    _hanging.discard(self._task)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more; what it hangs in, nobody else is to touch."""
+        with _lock:
+            self._abandoned = True
+            _hanging.add(self._task)
+
+    def touch(self, task: int) -> None:
+        """It is about to read what there is of `task`."""
+        with _lock:
+            if self._abandoned:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self._task = task
+
+
+def touch(task: int) -> None:
+    """Call it before anything of /proc/TASK is read; ProcessLookupError where that is known to hang."""
+    if task in _hanging:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    look: Look[object] | None = getattr(_local, "look", None)
+    if look is not None:
+        look.touch(task)
+
+
+def read(task: int, name: str) -> bytes:
+    """The content of the file /proc/TASK/NAME; OSError as open(2) has it, and as `touch`."""
+    touch(task)
+    # Without the layers of `open`, which cost more than the kernel does: three files are read for each command.
+    fd = os.open(f"/proc/{task}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        raw = os.read(fd, _CHUNK)
+        while len(raw) % _CHUNK == 0 and (more := os.read(fd, _CHUNK)):
+            raw += more
+        return raw
+    finally:
+        os.close(fd)
+
+
+def entries(task: int, name: str) -> list[str]:
+    """What is in the directory /proc/TASK/NAME; OSError likewise."""
+    touch(task)
+    return os.listdir(f"/proc/{task}/{name}")
+
+
+def link(task: int, name: str) -> str:
+    """Where the link /proc/TASK/NAME points to; OSError likewise."""
+    touch(task)
+    return os.readlink(f"/proc/{task}/{name}")
+
+
+def tasks() -> list[int]:
+    """The numbers of all processes."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
