@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop
+from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spawn, Stop, Winsize
 from jobfs.errors import (
     AccessDenied,
     BadCommand,
@@ -51,21 +51,36 @@ class Origin(Protocol):
         """What a job inherits from the writer."""
 
 
+class OpenFile(Protocol):
+    """The open `ctl` that a command was written to, which jobs may be leased on."""
+
+    def holder(self, writer: Writer) -> int | None:
+        """A pidfd of the process that has it open, to be closed by the caller; None where that cannot be told.
+
+        `writer` is who wrote the command.
+        """
+
+    def lease(self, job: Job) -> None:
+        """The job is to be ended when the file is closed."""
+
+
 class Commands:
     """Runs commands, one at a time for each caller, and gives what the reply says: `ok`, or the new ids."""
 
     def __init__(self, table: JobTable) -> None:
         self._table = table
 
-    async def run(self, command: Command, origin: Origin) -> str:
+    async def run(  # noqa: C901 - a case for each command
+        self, command: Command, origin: Origin, file: OpenFile
+    ) -> str:
         """Does what `command` says, or raises one of the `jobfs.errors` family and changes nothing."""
         match command:
             case Spawn():
-                return await self._spawn(command, origin)
+                return await self._spawn(command, origin, file)
             case Clean():
                 await self._table.remove([job for job in self._table.jobs() if job.ended])
             case Restart():
-                return await self._restart(self._resolve(command.jobs, origin), origin)
+                return await self._restart(self._resolve(command.jobs, origin), origin, file)
             case Remove():
                 await self._table.remove(self._resolve(command.jobs, origin))
             case Kill(signal=None):
@@ -77,8 +92,9 @@ class Commands:
             case Cont():
                 await self._signal(self._resolve(command.jobs, origin), signal.SIGCONT)
             case Eof():
-                msg = "eof is not available yet"
-                raise BadCommand(msg)
+                await self._close_stdin(self._resolve(command.jobs, origin))
+            case Winsize():
+                await self._resize(self._resolve(command.jobs, origin), command.rows, command.columns)
         return "ok"
 
     def _resolve(self, words: tuple[str, ...], origin: Origin) -> list[Job]:
@@ -88,7 +104,21 @@ class Commands:
     async def _signal(self, jobs: list[Job], number: int) -> None:
         await _each(jobs, lambda job: self._table.signal(job, number))
 
-    async def _spawn(self, command: Spawn, origin: Origin) -> str:
+    async def _close_stdin(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if not job.spec.takes_input:
+                msg = f"job {job.id} has no stdin to close: it was spawned without --stdin pipe or --pty"
+                raise BadCommand(msg)
+        await _each(jobs, self._table.close_stdin)
+
+    async def _resize(self, jobs: list[Job], rows: int, columns: int) -> None:
+        for job in jobs:
+            if not job.spec.pty:
+                msg = f"job {job.id} has no terminal: it was spawned without --pty"
+                raise BadCommand(msg)
+        await _each(jobs, lambda job: self._table.resize(job, rows, columns))
+
+    async def _spawn(self, command: Spawn, origin: Origin, file: OpenFile) -> str:
         options = command.options
         self._table.check_name(options.name)
         around = origin.surroundings
@@ -107,11 +137,13 @@ class Commands:
             timeout=options.timeout,
             grace=options.grace,
             nice=options.nice,
+            pty=options.pty,
+            lease=options.lease,
             writer=origin.writer,
         )
-        return str((await self._start(spec, around.directory_fd)).id)
+        return str((await self._start(spec, around.directory_fd, file)).id)
 
-    async def _restart(self, jobs: list[Job], origin: Origin) -> str:
+    async def _restart(self, jobs: list[Job], origin: Origin, file: OpenFile) -> str:
         names: set[str] = set()
         for job in jobs:
             if not job.ended:
@@ -124,11 +156,23 @@ class Commands:
             if job.spec.name is not None:
                 names.add(job.spec.name)
         specs = [replace(job.spec, writer=origin.writer) for job in jobs]
-        return " ".join([str((await self._start(spec, None)).id) for spec in specs])
+        return " ".join([str((await self._start(spec, None, file)).id) for spec in specs])
 
-    async def _start(self, spec: JobSpec, directory: int | None) -> Job:
+    async def _start(self, spec: JobSpec, directory: int | None, file: OpenFile) -> Job:
+        if not spec.lease:
+            return await self._spawned(spec, directory)
+        holder = file.holder(spec.writer)
         try:
-            return await self._table.spawn(spec, spec.environment, directory)
+            job = await self._spawned(spec, directory, holder)
+        finally:
+            if holder is not None:
+                os.close(holder)
+        file.lease(job)
+        return job
+
+    async def _spawned(self, spec: JobSpec, directory: int | None, holder: int | None = None) -> Job:
+        try:
+            return await self._table.spawn(spec, spec.environment, directory, holder)
         except SpawnFailed as error:
             if error.errno == errno.E2BIG:
                 msg = "the command line and its environment are too long for execve"

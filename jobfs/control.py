@@ -38,14 +38,17 @@ RESERVED_NAMES = frozenset(
 USAGE = """\
 # One command a line; reading the same open file gives one line for each: the new id, ok, or an error.
 # spawn [option ...] [--] COMMAND LINE    run it by /bin/sh -c, from there to the end of the line verbatim
-#   --name NAME  --cwd DIR  --env K=V (repeatable)  --env-file FILE  --stdin none|FILE  --limit SIZE (64K, 10M, 1G)
-#   --timeout DURATION (90, 90s, 5m, 2h)  --grace DURATION (5s)  --nice N
+#   --name NAME  --cwd DIR  --env K=V (repeatable)  --env-file FILE  --stdin none|pipe|FILE
+#   --limit SIZE (64K, 10M, 1G)  --timeout DURATION (90, 90s, 5m, 2h)  --grace DURATION (5s)  --nice N
+#   --pty (a terminal of its own)  --lease (it is ended when the open file that this is written to is closed)
 # kill [-SIGNAL] JOB ...                  end it; with a signal, send just that one
 # stop JOB ...    cont JOB ...            pause and go on
+# eof JOB ...                             close the stdin of a job with --stdin pipe; type end of file with --pty
+# winsize ROWS COLS JOB ...               set the size of a job's terminal
 # rm JOB ...      clean                   forget what has ended: these, or all
 # restart JOB ...                         spawn what has ended again, the same, under a new id
 # {"op": "spawn", "argv": ["make", "-j4"], "name": "build"}
-# JOB is an id, %id, a name, or last. A job's own ctl takes kill, stop, cont, restart and rm, without JOB.
+# JOB is an id, %id, a name, or last. A job's own ctl takes these but spawn and clean, without JOB.
 """
 """What reading a `ctl` gives that was opened and not written."""
 
@@ -109,6 +112,15 @@ class Eof:
 
 
 @dataclass(frozen=True, slots=True)
+class Winsize:
+    """Set the size of the jobs' terminals."""
+
+    rows: int
+    columns: int
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Forget jobs that have ended."""
 
@@ -127,7 +139,7 @@ class Clean:
     """Forget all jobs that have ended."""
 
 
-Command: TypeAlias = Spawn | Kill | Stop | Cont | Eof | Remove | Restart | Clean
+Command: TypeAlias = Spawn | Kill | Stop | Cont | Eof | Winsize | Remove | Restart | Clean
 
 _T = TypeVar("_T")
 _Values: TypeAlias = dict[str, object]
@@ -140,12 +152,14 @@ _JOB_VERBS: Mapping[str, Callable[[tuple[str, ...]], Command]] = {
     "rm": Remove,
     "restart": Restart,
 }
-_VERBS = ("spawn", *_JOB_VERBS, "clean")
+_OWN_VERBS = (*_JOB_VERBS, "winsize")  # what a job's own ctl takes
+_VERBS = ("spawn", *_OWN_VERBS, "clean")
 _FLAGS = frozenset({"lease", "pty"})
 _OPTIONS = frozenset({"name", "cwd", "env", "env-file", "stdin", "limit", "timeout", "grace", "nice"}) | _FLAGS
 _KEYS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(_JOB_VERBS, frozenset({"jobs"})),
     "kill": frozenset({"jobs", "signal"}),
+    "winsize": frozenset({"rows", "cols", "jobs"}),
     "spawn": _OPTIONS | {"cmd", "argv"},
     "clean": frozenset(),
 }
@@ -170,6 +184,8 @@ _SIZE = re.compile(r"([0-9]{1,18})([KMG]?)")
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})([smh]?)")
 _DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_MAX_CELLS = (1 << 16) - 1  # rows or columns: what struct winsize holds (tty_ioctl(4))
+_CELLS = re.compile(r"[0-9]{1,5}")
 _SMALL_NUMBER = re.compile(r"[+-]?[0-9]{1,3}")
 _SIGNAL_NUMBER = re.compile(r"[1-9][0-9]?")
 _SIGNAL_NAME = re.compile(r"(?:SIG)?(RTMIN|RTMAX|[A-Z0-9]+)(?:([+-])([0-9]{1,2}))?")
@@ -197,21 +213,6 @@ def parse_line(line: bytes, *, job: str | None = None) -> Command | None:
     return _command(*_read_words(text, job))
 
 
-def check_supported(command: Command) -> None:
-    """Raise BadCommand for what the grammar has and this version does not do yet."""
-    match command:
-        case Spawn(options=SpawnOptions(pty=True)):
-            raise BadCommand("--pty is not available yet")
-        case Spawn(options=SpawnOptions(lease=True)):
-            raise BadCommand("--lease is not available yet")
-        case Spawn(options=SpawnOptions(stdin="pipe")):
-            raise BadCommand("--stdin pipe is not available yet")
-        case Eof():
-            raise BadCommand("eof is not available yet")
-        case _:
-            pass
-
-
 def validate_name(name: str) -> str:
     """`name`, if a job can have it; else BadCommand."""
     if len(name) > MAX_NAME or _NAME.fullmatch(name) is None:
@@ -232,7 +233,7 @@ def _read_words(text: str, job: str | None) -> tuple[str, _Values]:
     verb = found.group() if found else ""
     if verb not in _VERBS:
         raise BadCommand(f"{_quote(verb)} is no command; there are: {' '.join(_VERBS)}")
-    if job is not None and verb not in _JOB_VERBS:
+    if job is not None and verb not in _OWN_VERBS:
         raise BadCommand(f"{_quote(verb)} is no command of a job's own ctl: write it to the ctl of the root")
     if verb == "spawn":
         return verb, _read_spawn(text, len(verb))
@@ -240,6 +241,8 @@ def _read_words(text: str, job: str | None) -> tuple[str, _Values]:
     words = _split(text, len(verb))
     if verb == "kill":
         words = _take_signal(words, values)
+    elif verb == "winsize":
+        words = _take_size(words, values)
     if words[:1] == ["--"]:
         del words[0]
     if job is None and verb != "clean":
@@ -314,6 +317,13 @@ def _take_signal(words: list[str], values: _Values) -> list[str]:
         name = name[1:]
     values["signal"] = name
     return words[1:]
+
+
+def _take_size(words: list[str], values: _Values) -> list[str]:
+    """Put the rows and columns into `values`, and give the words after them."""
+    for key, word in zip(("rows", "cols"), words, strict=False):
+        values[key] = int(word) if _CELLS.fullmatch(word) else word
+    return words[2:]
 
 
 def _split(text: str, at: int) -> list[str]:
@@ -398,10 +408,19 @@ def _command(op: str, values: _Values) -> Command:
         return _spawn(values)
     if op == "clean":
         return Clean()
+    if op == "winsize":
+        return Winsize(*_size(values), _jobs(values))
     jobs = _jobs(values)
     if op == "kill":
         return Kill(jobs, _get(values, "signal", _signal, None))
     return _JOB_VERBS[op](jobs)
+
+
+def _size(values: _Values) -> tuple[int, int]:
+    for key in ("rows", "cols"):
+        if key not in values:
+            raise BadCommand(f"winsize lacks its {key}: it takes ROWS, COLS and jobs")
+    return _cells("rows", values["rows"]), _cells("cols", values["cols"])
 
 
 def _spawn(values: _Values) -> Spawn:
@@ -511,6 +530,12 @@ def _timeout(key: str, value: object) -> float:
 def _nice(key: str, value: object) -> int:
     if not _is_int(value) or not -20 <= value <= 19:  # noqa: PLR2004 - setpriority(2)'s bounds
         raise BadCommand(f"{key}: {_quote(value)} is not a whole number from -20 to 19")
+    return value
+
+
+def _cells(key: str, value: object) -> int:
+    if not _is_int(value) or not 1 <= value <= _MAX_CELLS:
+        raise BadCommand(f"{key}: {_quote(value)} is not a whole number from 1 to {_MAX_CELLS}")
     return value
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from jobfs.control import MAX_LINE, USAGE, Command, check_supported, parse_line
+from jobfs.control import MAX_LINE, USAGE, Command, parse_line
 from jobfs.errors import BadCommand, JobfsError, LineTooLong
 from jobfs.text import encode, printable
 
@@ -211,10 +211,7 @@ class ControlFile(Generic[W]):
     def _parse_line(self, line: bytes) -> Command | None:
         if len(line) > self._max_line:
             raise self._too_long()
-        command = parse_line(line, job=self._job)
-        if command is not None:
-            check_supported(command)
-        return command
+        return parse_line(line, job=self._job)
 
     def _too_long(self) -> LineTooLong:
         return LineTooLong(f"a line is longer than {self._max_line} bytes; it is dropped")

@@ -3,6 +3,7 @@
 Two kinds of offsets meet here. Stream offsets are absolute; file offsets are what the reader's system calls say. They
 are the same until a read starts in evicted bytes: it is given the oldest retained line instead, and the reads that
 follow on from it follow on in the stream, so that from there on the two differ. Such a run of reads is a sequence.
+Its newest part without a gap is the stretch: in it a program can go back and find again what it was given there.
 """
 
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class StreamCursor:
         self._next = 0  # File offset at which a read would follow on ...
         self._position = 0  # ... and the stream offset that it means,
         self._inside_line = False  # ... and whether the last byte delivered was not a newline.
+        self._stretch = range(0)  # File offsets of the stretch ...
+        self._shift = 0  # ... and what makes stream offsets of them.
         self._went_back = False
 
     @property
@@ -64,8 +67,7 @@ class StreamCursor:
         """
         if size <= 0:
             return b""
-        follows_on = offset == self._next
-        sequence = _Sequence(self._position, self._inside_line) if follows_on else _Sequence(offset, inside_line=False)
+        sequence = self._sequence_at(offset)
         data = b"" if self._source is None else self._fill(self._source, sequence, size)
         if not data:  # It has moved nothing: a probe at the end of the file does not break the sequence.
             self._live = True
@@ -74,7 +76,24 @@ class StreamCursor:
         self._next = offset + len(data)
         self._position = sequence.position
         self._inside_line = sequence.inside_line
+        self._note_stretch(sequence)
         return data
+
+    def _sequence_at(self, offset: int) -> "_Sequence":
+        """Where a read at a file offset goes on or starts."""
+        if offset == self._next:
+            return _Sequence(self._position, self._inside_line)
+        # Whoever reads a buffer and goes back to where its line ended, as bash and head do, goes back in what it got.
+        return _Sequence(offset + (self._shift if offset in self._stretch else 0), inside_line=False)
+
+    def _note_stretch(self, sequence: "_Sequence") -> None:
+        """Remember which file offsets up to the next one have their bytes without a gap."""
+        first = self._next - sequence.taken
+        shift = sequence.position - self._next
+        if shift == self._shift and self._stretch.start <= first <= self._stretch.stop:
+            self._stretch = range(self._stretch.start, max(self._stretch.stop, self._next))
+        else:
+            self._stretch, self._shift = range(first, self._next), shift
 
     def _fill(self, source: StreamSource, sequence: "_Sequence", size: int) -> bytes:
         """Move the sequence on by `size` bytes, or to the end; a read that meets no eviction is one pass."""
@@ -115,10 +134,13 @@ class _Sequence:
     """Stream offset of the next byte."""
     inside_line: bool
     """The last byte delivered was not a newline."""
+    taken: int = 0
+    """How many bytes were delivered since it last skipped."""
 
     def take(self, source: StreamSource, size: int) -> bytes:
         data = source.read(self.position, size)
         self.position += len(data)
+        self.taken += len(data)
         self.inside_line = not data.endswith(b"\n")
         return data
 
@@ -133,6 +155,7 @@ class _Sequence:
         self.position = _first_line(source, oldest, end, before_oldest)
         newline = b"\n" if self.inside_line else b""
         self.inside_line = False
+        self.taken = 0
         return newline
 
 

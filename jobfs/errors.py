@@ -6,7 +6,7 @@ The number beside it is what the system call in the mount fails with.
 
 # ruff: noqa: N818 - the family's base says that these are errors; the names say what happened
 
-from errno import E2BIG, EACCES, EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOSPC, EPERM, ESRCH
+from errno import E2BIG, EACCES, EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENOENT, ENOSPC, EPERM, EPIPE, ESRCH
 
 
 class JobfsError(Exception):
@@ -79,6 +79,12 @@ class JobAlive(JobError):
     """The job has not ended, and only one that has can be removed or restarted."""
 
     errno = EBUSY
+
+
+class StdinClosed(JobError):
+    """Nobody reads what is written to the job: it has ended, its stdin was closed, or it never had one."""
+
+    errno = EPIPE
 
 
 class MachineError(JobfsError):

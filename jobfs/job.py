@@ -141,6 +141,8 @@ class Job:
             )
 
         self.streams = {name: view(name) for name in STREAMS}
+        if spec.pty:  # all that is written to a terminal comes out of it in one stream
+            self.streams["stderr"].may_grow = False
 
     @classmethod
     def from_row(cls, row: Row, output: Output) -> Job:

@@ -45,7 +45,14 @@ class JobSpec:
     timeout: float | None = None
     grace: float = 5.0
     nice: int | None = None
+    pty: bool = False
+    lease: bool = False
     writer: Writer = field(default_factory=Writer)
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether what is written to its `stdin` reaches it."""
+        return self.pty or self.stdin == "pipe"
 
     @property
     def words(self) -> list[str]:

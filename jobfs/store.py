@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-SCHEMA = 1
+# 2: specifications have `pty` and `lease`, which rows of 1 lack and need not have.
+SCHEMA = 2
 
 T = TypeVar("T")
 
@@ -100,6 +101,8 @@ class Store:
         self._db.execute("PRAGMA synchronous=NORMAL")
         if version == 0:
             self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
+        elif version < SCHEMA:
+            self._db.execute(f"PRAGMA user_version={SCHEMA}")
         self._make_reserve()
 
     def close(self) -> None:

@@ -290,7 +290,7 @@ class RingWriter(_RingFile):
     def _copy_until(self, pipe_fd: int, end: int) -> None:
         while self._total < end:
             if not self._pending:
-                self._pending = memoryview(_read(pipe_fd, min(end - self._total, _PENDING)))
+                self._pending = memoryview(read_source(pipe_fd, min(end - self._total, _PENDING)))
             at = self._total % self._ring
             count = min(len(self._pending), end - self._total, self._ring - at)
             count = os.pwrite(self._fd, self._pending[:count], HEADER_SIZE + at)
@@ -404,13 +404,18 @@ def _write_header(fd: int, capacity: int) -> None:
     os.ftruncate(fd, HEADER_SIZE + capacity + SLACK)
 
 
-def _read(fd: int, size: int) -> bytes:
-    try:
-        data = os.read(fd, size)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        data = b""  # How a terminal master tells that nobody holds the terminal; a pipe has no EIO.
-    if not data:
-        raise EndOfPipe
-    return data
+def read_source(fd: int, size: int) -> bytes:
+    """Return at most `size` bytes of a pipe or terminal master; EndOfPipe at its end, OSError as read(2) has it."""
+    for _ in range(2):
+        try:
+            data = os.read(fd, size)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # How a terminal master tells that nobody holds the terminal; a pipe has no EIO. Read once more, for the
+            # kernel looks for bytes first, and then at who holds it: what was written between would be lost.
+            continue
+        if data:
+            return data
+        break
+    raise EndOfPipe

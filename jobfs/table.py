@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -17,6 +18,7 @@ from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, S
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
 from jobfs.states import Event, IllegalTransition
+from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -81,6 +83,7 @@ class JobTable:
         self._names: dict[str, Job] = {}
         self._ended_bytes: dict[int, int] = {}  # by ended job, in the order of their ends: bytes of output retained
         self._retained = 0  # the sum of those
+        self._stdins: dict[int, Stdin] = {}  # of the jobs that are alive and were asked for theirs
         self._unstored: dict[int, Job] = {}  # ended, and not stored yet
         self._wake = trio.Event()
         self.face: Face = NoFace()
@@ -203,15 +206,15 @@ class JobTable:
                 job.grows(frozenset())
                 self._changed()
 
-    async def spawn(self, spec: JobSpec, environment: str, directory: int | None) -> Job:
-        """Starts a job and gives it, running; nothing is changed where that fails."""
+    async def spawn(self, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None) -> Job:
+        """Starts a job and gives it, running; nothing is changed where that fails. See `Engine.spawn`."""
         self.check_name(spec.name)
         now = time.time()  # once, so that the next mount tells the same
         job = Job(self._store.add(spec, now), spec, now, self._engine)
         self._starting[job.id] = job
         self.face.expect(job.id)
         try:
-            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory)
+            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
         except Exception:
             del self._starting[job.id]
             self.face.failed(job.id)
@@ -236,9 +239,32 @@ class JobTable:
         """Signals a job's process group; JobEnded where nobody is left."""
         await self._engine.signal(job.id, _handle(job), number)
 
-    async def end(self, job: Job) -> None:
+    async def end(self, job: Job, reason: str | None = None) -> None:
         """Ends a job, or what an ended one left behind; JobEnded where nobody is left."""
-        await self._engine.end(job.id, _handle(job), job.spec.grace)
+        await self._engine.end(job.id, _handle(job), job.spec.grace, reason)
+
+    def stdin(self, job: Job) -> Stdin:
+        """What is written to for the job to read it, the same for all who ask; closed where it reads nothing."""
+        stdin = self._stdins.get(job.id)
+        if stdin is None:
+            stdin = Stdin(partial(self._engine.open_stdin, job.id))
+            if job.ended or not job.spec.takes_input:
+                stdin.close()
+            else:
+                self._stdins[job.id] = stdin
+        return stdin
+
+    async def close_stdin(self, job: Job) -> None:
+        """Has the job read end of file; whoever still writes to a pipe fails. JobEnded where the job has ended."""
+        _require_alive(job)
+        if not job.spec.pty:
+            self.stdin(job).close()  # first: as long as one duplicate is open, so is the pipe
+        await self._engine.close_stdin(job.id)
+
+    async def resize(self, job: Job, rows: int, columns: int) -> None:
+        """Sets the size of a job's terminal; JobEnded where the job has ended."""
+        _require_alive(job)
+        await self._engine.resize(job.id, rows, columns)
 
     async def remove(self, jobs: list[Job], *, by_rmdir: int | None = None) -> None:
         """Forgets ended jobs; JobAlive, and nothing is changed, where one has not ended."""
@@ -340,6 +366,8 @@ class JobTable:
         if job is None:
             return
         job.end(news)
+        if (stdin := self._stdins.pop(job.id, None)) is not None:
+            stdin.close()
         self._unstored[job.id] = job
         self._publish("ended", self._standing(job))
         self._note_retained(job)
@@ -437,6 +465,12 @@ class JobTable:
             count -= 1
             total -= retained
         await self.remove(oldest)
+
+
+def _require_alive(job: Job) -> None:
+    if job.ended:
+        msg = f"job {job.id} has ended"
+        raise JobEnded(msg)
 
 
 def _handle(job: Job) -> str:

@@ -38,20 +38,27 @@ _MOST = 10_000
 # Pauses in seconds before each look after an interrupt: of several tasks some may not be asleep again at the first.
 _LOOKS = (0.0, 0.02, 0.1)
 # How often those are looked at, in seconds, of whom the kernel tells nothing.
-_LOOK_AGAIN = 0.1
-# They are searched for when things have settled, which reads all of /proc: for a fiftieth of the time at most.
+_LOOK_AGAIN = 0.05
+# They are searched for when things have settled, which reads all of /proc: for a twentieth of the time at most.
 _SETTLED = 0.1
-_PAUSE_FOR_SEARCH = 50
+_PAUSE_FOR_SEARCH = 20
+
+
+class _Blocked:
+    """One request that waits, and the errno that it fails with where it is to wait no longer."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.errno = errno.EINTR
 
 
 class BlockedRequests:
     """All requests of one mount that wait; `run` is the task that answers those who want out."""
 
     def __init__(self) -> None:
-        self._scopes: dict[Waiting, set[trio.CancelScope]] = {}
-        self._errno = errno.EINTR
+        self._blocked: dict[Waiting, set[_Blocked]] = {}
         self._count = 0
-        self._refusing = False
+        self._refusal: int | None = None
         self._woken = trio.Event()
         self._heard = False  # of an interrupt that was not looked into yet
         self._search_at = math.inf  # trio's clock
@@ -65,41 +72,44 @@ class BlockedRequests:
     @contextmanager
     def waiting(self, file: File, opener: int) -> Iterator[None]:
         """The body waits for what the answer needs; FUSEError where it is to wait no longer, or not at all."""
-        if self._refusing or self._count >= _MOST:
-            raise pyfuse3.FUSEError(self._errno if self._refusing else errno.EAGAIN)
+        if self._refusal is not None or self._count >= _MOST:
+            raise pyfuse3.FUSEError(self._refusal or errno.EAGAIN)
         request = Waiting(file, opener)
-        scope = trio.CancelScope()
-        scopes = self._scopes.setdefault(request, set())
-        scopes.add(scope)
+        blocked = _Blocked()
+        same = self._blocked.setdefault(request, set())
+        same.add(blocked)
         self._count += 1
         self._search_soon()
         try:
-            with scope:
+            with blocked.scope:
                 yield
         finally:
             self._count -= 1
-            scopes.discard(scope)
-            if not scopes:
-                self._scopes.pop(request, None)
-        if scope.cancelled_caught:
-            raise pyfuse3.FUSEError(self._errno)
+            same.discard(blocked)
+            if not same:
+                del self._blocked[request]
+        if blocked.scope.cancelled_caught:
+            raise pyfuse3.FUSEError(blocked.errno)
 
     def opened(self, file: File) -> None:
         """Somebody has opened `file`, perhaps to wait behind one who waits already."""
-        if any(request.file == file for request in self._scopes):
+        if any(request.file == file for request in self._blocked):
             self._search_soon()
 
     def interrupted(self) -> None:
         """The kernel has said that a request is to be interrupted, but not which."""
-        if self._scopes:
+        if self._blocked:
             self._heard = True
             self._woken.set()
 
     def refuse(self, number: int) -> None:
         """The mount is going: whoever waits, or is about to, gets the errno `number`."""
-        self._refusing = True
-        self._errno = number
-        self._answer(list(self._scopes))
+        self._refusal = number
+        self.answer_all(number)
+
+    def answer_all(self, number: int) -> None:
+        """Whoever waits gets the errno `number`."""
+        self._answer(list(self._blocked), number)
 
     async def run(self) -> None:
         """Answers those who want out; runs for ever."""
@@ -123,14 +133,14 @@ class BlockedRequests:
             self._woken.set()
 
     async def _look(self) -> None:
-        if not self._scopes:
+        if not self._blocked:
             self._suspects, self._search_at, self._heard = {}, math.inf, False
             return
         if self._heard:
             self._heard = False
             await self._look_for_interrupted()
         if self._suspects:
-            look = partial(pending.interrupted_behind, self._suspects, list(self._scopes))
+            look = partial(pending.interrupted_behind, self._suspects, list(self._blocked))
             self._answer(await trio.to_thread.run_sync(look))
         if trio.current_time() >= self._search_at:
             await self._search()
@@ -138,17 +148,18 @@ class BlockedRequests:
     async def _look_for_interrupted(self) -> None:
         for pause in _LOOKS:
             await trio.sleep(pause)
-            self._answer(await trio.to_thread.run_sync(pending.interrupted, list(self._scopes)))
+            self._answer(await trio.to_thread.run_sync(pending.interrupted, list(self._blocked)))
 
     async def _search(self) -> None:
         self._search_at = math.inf  # who comes meanwhile is searched for the next time
         began = trio.current_time()
-        self._suspects = await trio.to_thread.run_sync(pending.suspects, list(self._scopes))
+        self._suspects = await trio.to_thread.run_sync(pending.suspects, list(self._blocked))
         self._search_pause = max(_SETTLED, (trio.current_time() - began) * _PAUSE_FOR_SEARCH)
         if self._suspects:
             self._search_soon()
 
-    def _answer(self, requests: Iterable[Waiting]) -> None:
+    def _answer(self, requests: Iterable[Waiting], number: int = errno.EINTR) -> None:
         for request in requests:
-            for scope in self._scopes.get(request, ()):
-                scope.cancel()
+            for blocked in self._blocked.get(request, ()):
+                blocked.errno = number
+                blocked.scope.cancel()

@@ -124,6 +124,28 @@ def session_of(task: int) -> int | None:
         return None
 
 
+def holder_of(opener: int, file: File, writer: int | None) -> int | None:
+    """A pidfd of the process that keeps `file` open, to be closed by the caller; None where that cannot be told.
+
+    It is the process of the task `opener`, or the process `writer` where that one has let go of the file.
+    """
+    process = identify(opener).writer.pid
+    pidfd = _pidfd(process)
+    # Looked at when we have hold of it: had its number come again before, the file would be another one's.
+    if pidfd is not None and process is not None and has_open(process, file):
+        return pidfd
+    if pidfd is not None:
+        os.close(pidfd)
+    return _pidfd(writer)
+
+
+def _pidfd(process: int | None) -> int | None:
+    try:
+        return None if process is None else os.pidfd_open(process)
+    except OSError:  # it has ended; or no descriptor is left
+        return None
+
+
 def has_open(task: int, file: File) -> bool:
     """Whether the task's process has `file` open; told by /proc, without asking the file system."""
     try:

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _PATIENCE = 60.0  # seconds that `umount` waits for jobs and daemon to go
 _LOOK_AGAIN = 0.1  # seconds
+_MAKING_WAY = 1.0  # seconds that the daemon has to make way
 _CHUNK = 1 << 20  # bytes
 _ALIVE = ("queued", "running", "stopped")
 
@@ -96,7 +98,7 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     supervisor = state.supervisor_of(mountpoint.state_of(mount)) if end_jobs else None
     try:
         what_goes_on = _end_all(client.Client(point)) if end_jobs else _going_on(client.Client(point))
-        mountpoint.unmount(point)
+        _unmount(point, None if served is None or not served.alive else served.pid)
     except (mountpoint.MountpointUnusable, OSError) as error:
         _fail(error)
     if served is not None:
@@ -108,19 +110,36 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
     click.echo(f"{point} is unmounted; {what_goes_on}")
 
 
+def _unmount(point: Path, daemon: int | None) -> None:
+    """Unmounts; the daemon, where there is one, lets go of what it can: who waits in the mount, and its own client."""
+    deadline = time.monotonic() + _MAKING_WAY
+    while True:
+        try:
+            mountpoint.unmount(point)
+        except mountpoint.MountpointUnusable:
+            if daemon is None or time.monotonic() > deadline:
+                raise
+            with suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGUSR1)
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
+
+
 # What follows the command's first word is the command's, as for nohup(1).
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--name", metavar="NAME", help="A name for the job.")
 @click.option("--cwd", metavar="DIR", help="Where it runs.")
 @click.option("--env", metavar="K=V", multiple=True, help="A variable of its environment; may be repeated.")
 @click.option("--env-file", metavar="FILE", help="Its environment, as `env -0` writes it.")
-@click.option("--stdin", metavar="FILE", help="What it reads; nothing without this.")
+@click.option("--stdin", metavar="FILE", help="What it reads; `pipe`: what is written to its `stdin` later.")
 @click.option("--limit", metavar="SIZE", help="How much of each output stream is kept (10M).")
 @click.option("--timeout", metavar="DURATION", help="It is ended after this: 90s, 5m, 2h.")
 @click.option("--grace", metavar="DURATION", help="How long it has to end by itself (5s).")
 @click.option("--nice", metavar="N", type=int, help="Its niceness.")
+@click.option("--pty", is_flag=True, help="It has a terminal of its own; what is written to its `stdin` is typed.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def spawn(command: tuple[str, ...], env: tuple[str, ...], **options: str | int | None) -> None:
+def spawn(command: tuple[str, ...], env: tuple[str, ...], *, pty: bool, **options: str | int | None) -> None:
     """Spawn a job and print its id.
 
     One word is a command line for the shell; several are a program and its arguments.
@@ -128,7 +147,7 @@ def spawn(command: tuple[str, ...], env: tuple[str, ...], **options: str | int |
     words: dict[str, str | list[str]] = {"cmd": command[0]} if len(command) == 1 else {"argv": list(command)}
     options = {key.replace("_", "-"): value for key, value in options.items()}
     with _reported():
-        click.echo(_client().spawn(**words, **options, env=list(env) or None))
+        click.echo(_client().spawn(**words, **options, pty=pty or None, env=list(env) or None))
 
 
 @main.command()

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import resource
+import select
 import signal
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ from jobfs.commands import Commands
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.job import StreamView
+from jobfs.mountinfo import mounts
 from jobfs.store import Store
 from jobfs.stream import RingReader, RingWriter, StreamDamaged
 from jobfs.table import JobTable
@@ -192,12 +194,13 @@ class _Daemon:
             await nursery.start(self._own.run, self._options.point, mount.id)
             major, minor = map(int, mount.device.split(":"))
             self._nudges.device = major << 20 | minor
+            nursery.start_soon(self._wake_when_taken_away, mount.id)
         self._nudges.follow_table(self._table)
         nursery.start_soon(self._nudges.run)
         nursery.start_soon(self._blocked.run)
         try:
             with trio.CancelScope() as serving:
-                await nursery.start(self._unmount_on_signals, serving)
+                await nursery.start(self._heed_signals, operations, serving)
                 nursery.start_soon(_say_when_mounted, ready)
                 log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
                 await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
@@ -205,14 +208,30 @@ class _Daemon:
             pyfuse3.close(unmount=True)
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
 
-    async def _unmount_on_signals(self, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    async def _heed_signals(
+        self, operations: Operations, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
             task_status.started()
             async for number in signals:
+                if number == signal.SIGUSR1:
+                    self._make_way(operations)
+                    continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 self._blocked.refuse(errno.ENOTCONN)
                 pyfuse3.terminate()
                 serving.deadline = trio.current_time() + _LAST_ANSWERS
+
+    async def _wake_when_taken_away(self, mount: int) -> None:
+        """After `umount -l` open files go on, but nobody comes back: who waits is to go."""
+        await _wait_taken_away(mount)
+        self._blocked.answer_all(errno.ENOTCONN)
+
+    def _make_way(self, operations: Operations) -> None:
+        """Somebody is about to unmount: what we have open there, and who only waits, is not to be in the way."""
+        self._own.rest()
+        if operations.open_files == len(self._blocked):
+            self._blocked.answer_all(errno.ENOTCONN)
 
     async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
         """Whenever the supervisor has gone, a new one is started; its records tell what has become of the jobs."""
@@ -251,6 +270,19 @@ async def _say_when_mounted(ready: Callable[[], None]) -> None:
     """Being in the session loop is being mounted: what is asked from now on is answered."""
     await trio.lowlevel.checkpoint()
     ready()
+
+
+async def _wait_taken_away(number: int) -> None:
+    """Waits until the mount of that number is none that this process sees any more."""
+    mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with select.epoll() as changed:
+            changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
+            while any(mount.id == number for mount in mounts()):
+                await trio.lowlevel.wait_readable(changed.fileno())
+                changed.poll(0)
+    finally:
+        os.close(mountinfo)
 
 
 def _open_events(path: Path) -> RingWriter:

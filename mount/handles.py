@@ -1,4 +1,4 @@
-"""What an open file remembers: text as it was rendered, a place in a stream, or a conversation with `ctl`.
+"""What an open file remembers: text as it was rendered, or a place in a stream. `ctl` has a module of its own.
 
 A handle holds its job, so that a file of a job that was removed reads on until it is closed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 from typing import TYPE_CHECKING, Protocol
@@ -14,29 +15,28 @@ from typing import TYPE_CHECKING, Protocol
 import pyfuse3
 import trio
 
-from jobfs.control_file import ControlFile
 from jobfs.cursor import StreamCursor
-from jobfs.errors import JobfsError, NotPermitted
+from jobfs.errors import JobfsError
 from jobfs.stream import Evicted
-from mount.caller import Caller, File, find_writer, has_open
+from mount.caller import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from jobfs.commands import Commands
-    from jobfs.control_file import Batch, Step
     from jobfs.job import Job, StreamView
+    from jobfs.stdin import Stdin
     from jobfs.stream import RingReader
-    from jobfs.table import JobTable
     from mount.blocked import BlockedRequests
 
+
+log = logging.getLogger(__name__)
 
 # How often a read that a writer at full speed overtakes begins anew, ten times each, before it says try again.
 _OVERTAKEN = 10
 _READABLE = select.POLLIN | select.POLLRDNORM
 # What a file on a disk polls as (poll(2)): always ready.
-_AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
+AS_ON_DISK = _READABLE | select.POLLOUT | select.POLLWRNORM
 
 
 class Wake(Protocol):
@@ -97,7 +97,7 @@ class ReadOnly:
     def poll(self, wake: Wake | None) -> int:
         """Always ready."""
         del wake
-        return _AS_ON_DISK
+        return AS_ON_DISK
 
     async def flush(self) -> None:
         """Nothing is kept back."""
@@ -155,7 +155,7 @@ class StatusHandle(TextHandle):
 
     def poll(self, wake: Wake | None) -> int:
         """See `Handle`. A reader that goes back gets what a disk's file says: less asks before it reads."""
-        return _AS_ON_DISK if self._went_back else self._end.poll(wake)
+        return AS_ON_DISK if self._went_back else self._end.poll(wake)
 
     async def release(self) -> None:
         """See `Handle`."""
@@ -239,7 +239,7 @@ class StreamHandle(ReadOnly):
         """See `Handle`."""
         self._cursor.polled()
         if self._cursor.went_back:
-            return _AS_ON_DISK
+            return AS_ON_DISK
         written = self._listen(wake)
         if written > self._cursor.position:
             return _READABLE
@@ -288,7 +288,13 @@ class FollowHandle(StreamHandle):
 
 
 class StdinHandle:
-    """The job's stdin: reading gives end of file, and nobody listens to what is written."""
+    """The job's stdin: what is written the job reads; reading it gives end of file."""
+
+    def __init__(self, stdin: Stdin, opened: Opened) -> None:
+        self._stdin = stdin
+        self._opened = opened
+        self._poller = Poller()
+        self._watch: trio.CancelScope | None = None  # of the task that waits for room, for the poller
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Handle`."""
@@ -296,118 +302,46 @@ class StdinHandle:
         return b""
 
     async def write(self, offset: int, data: bytes) -> int:
-        """The job was spawned without `--stdin pipe`."""
-        del offset, data
-        raise BrokenPipeError(errno.EPIPE, "the job's stdin is not a pipe")
+        """See `Handle`. Returns when all of `data` is in the job's pipe, or as much as was when it was interrupted."""
+        del offset
+        await self._stdin.open()
+        taken = 0
+        try:
+            while taken < len(data):
+                try:
+                    taken += self._stdin.write_nowait(data[taken:])
+                except BlockingIOError:
+                    with self._opened.waiting():
+                        await self._stdin.wait_ready()
+        except (pyfuse3.FUSEError, JobfsError):
+            if not taken:
+                raise
+        return taken
 
     def poll(self, wake: Wake | None) -> int:
-        """Always ready."""
-        del wake
-        return _AS_ON_DISK
+        """See `Handle`. POLLOUT where a write would not block; to read there is always the end of file."""
+        if self._stdin.ready:
+            return AS_ON_DISK
+        if wake is not None:
+            self._poller.keep(wake)
+            if self._watch is None:
+                self._watch = trio.CancelScope()
+                trio.lowlevel.spawn_system_task(self._wake_when_ready, self._watch)
+        return _READABLE
 
     async def flush(self) -> None:
         """Nothing is kept back."""
 
     async def release(self) -> None:
-        """Nothing is held."""
-
-
-class ControlHandle:
-    """An open `ctl`: runs what is written, and gives the replies."""
-
-    def __init__(self, table: JobTable, commands: Commands, opened: Opened, job: int | None) -> None:
-        self._table = table
-        self._commands = commands
-        self._node = opened.file
-        self._opener_task, self._opener_uid = opened.task, opened.uid
-        self._file: ControlFile[Caller] = ControlFile(job=None if job is None else str(job))
-        self._last_writer: Caller | None = None
-        self._reported: JobfsError | None = None  # the error of a short write, which its retry is given
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """See `Handle`. What was not terminated is run first; its error is a reply as any other."""
-        with contextlib.suppress(JobfsError):
-            await self._run_rest(self._file.finish)
-        return self._file.read(offset, size)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        """See `Handle`. Runs the commands that `data` completes, in order, before it returns."""
-        caller = await find_writer(self._opener_task, self._node)
-        try:
-            self._check(caller)
-            batch = self._file.receive(offset, data, caller)
-            taken = await self._run(batch)
-            if self._file.pending:
-                self._keep(caller)
-        except JobfsError as error:
-            if error is not self._reported:
-                self._table.report_error(error)
-            raise
-        finally:
-            if caller is not self._last_writer:
-                caller.close()
-            if not self._file.pending:
-                self._forget_writer()
-        return taken
-
-    def poll(self, wake: Wake | None) -> int:
-        """See `Handle`. It takes commands and gives replies at any time."""
-        del wake
-        return _AS_ON_DISK
-
-    async def flush(self) -> None:
-        """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
-        if self._file.pending and not has_open(self._opener_task, self._node):
-            await self._run_rest(self._file.finish_on_close)
-
-    async def release(self) -> None:
         """See `Handle`."""
-        with contextlib.suppress(JobfsError):  # nobody is left to be told; `events` was
-            await self._run_rest(self._file.finish_on_close)
-        self._forget_writer()
+        if self._watch is not None:
+            self._watch.cancel()
 
-    def _check(self, caller: Caller) -> None:
-        if caller.writer.uid is not None and caller.writer.uid != self._opener_uid:
-            msg = f"the file was opened by user {self._opener_uid}, and user {caller.writer.uid} may not write to it"
-            raise NotPermitted(msg)
-
-    async def _run(self, batch: Batch[Caller]) -> int:
-        for step in batch.steps:
-            try:
-                reply = await self._commands.run(step.command, step.writer)
-            except JobfsError as error:
-                taken = self._file.failed(step, error)
-                self._table.report_error(error)
-                self._reported = error
-                return taken
-            self._file.succeeded(reply)
-        return self._file.commit(batch)
-
-    async def _run_rest(self, finish: Callable[[], Step[Caller] | None]) -> None:
-        writer, self._last_writer = self._last_writer, None  # a write meanwhile must not close it
+    async def _wake_when_ready(self, scope: trio.CancelScope) -> None:
         try:
-            step = finish()
-            if step is not None:
-                try:
-                    reply = await self._commands.run(step.command, step.writer)
-                except JobfsError as error:
-                    self._file.failed(step, error)
-                else:
-                    self._file.succeeded(reply)
-        except JobfsError as error:
-            self._table.report_error(error)
-            raise
-        finally:
-            if writer is not None:
-                writer.close()
-
-    def _keep(self, caller: Caller) -> None:
-        """An unterminated line may be run when its writer has gone: what the job inherits is read now."""
-        self._forget_writer()
-        _ = caller.surroundings
-        self._last_writer = caller
-
-    def _forget_writer(self) -> None:
-        if self._last_writer is not None:
-            self._last_writer.close()
-            self._last_writer = None
+            with scope:
+                await self._stdin.wait_ready()
+        except OSError as error:  # no exception of a system task may get out: it would end the daemon
+            log.warning("whether stdin is ready cannot be told: %s", error)
+        self._watch = None
+        self._poller.wake()

@@ -7,21 +7,35 @@ Until the one has come through nobody finds the job; what nobody has looked at n
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from jobfs.bell import Bell
 from mount.own import OwnClientGone
 
 if TYPE_CHECKING:
     from jobfs.job import Job
     from mount.nudges import Nudges
-    from mount.own import OwnMount
+    from mount.own import Answer, OwnMount
 
 log = logging.getLogger(__name__)
 
 # Seconds that a directory may take to be made; then the job is shown all the same. It takes a fifth of a millisecond.
 _PATIENCE = 1.0
+# Seconds that making it waits for the job to have come. The root is locked meanwhile: nobody can look up a new name.
+_HELD = 0.02
+
+
+class _Birth:
+    """A job on its way: whether it has come, and whether its directory is there."""
+
+    def __init__(self) -> None:
+        self.come = trio.Event()
+        self.made = False
+        self.making: Answer | None = None
+        self.bell = Bell()  # rung when it is made, or could not be
 
 
 class KernelFace:
@@ -30,31 +44,54 @@ class KernelFace:
     def __init__(self, own: OwnMount, nudges: Nudges) -> None:
         self._own = own
         self._nudges = nudges
-        self._hidden: set[int] = set()
+        self._births: dict[int, _Birth] = {}
         self._leaving: dict[int, Job] = {}
         self._lookups: dict[int, int] = {}  # by job: how often the kernel has been given its directory
 
     # The table's side
 
     def expect(self, job: int) -> None:
-        """See `Face`."""
-        self._hidden.add(job)
+        """See `Face`. The directory is begun to be made, which takes as long as starting the job."""
+        birth = self._births[job] = _Birth()
+        self._begin_to_make(job, birth)
 
     async def appeared(self, job: int) -> None:
         """See `Face`. Returns when the directory is there."""
+        birth = self._births[job]
+        birth.come.set()
         try:
-            with trio.move_on_after(_PATIENCE) as patience:
-                await self._own.make(job)
-            if patience.cancelled_caught:
-                log.warning("the directory of job %d took too long to be made: watchers are not told of it", job)
-        except OwnClientGone:
-            log.warning("watchers are not told of job %d", job)
+            with trio.move_on_after(_PATIENCE):
+                if birth.making is not None and birth.making.over and not birth.made:  # it could not wait for the job
+                    self._begin_to_make(job, birth)
+                while birth.making is not None and not birth.making.over and not birth.made:
+                    await birth.bell.wait_rung()
+            if not birth.made:
+                log.warning("watchers are not told of job %d", job)
         finally:
-            self._hidden.discard(job)
+            del self._births[job]
 
     def failed(self, job: int) -> None:
         """See `Face`."""
-        self._hidden.discard(job)
+        self._births.pop(job).come.set()
+
+    async def made(self, job: int) -> bool:
+        """Whether the job has come, for which a directory is just being made; waits for that, not for long."""
+        birth = self._births.get(job)
+        if birth is not None:
+            with trio.move_on_after(_HELD):
+                await birth.come.wait()
+        birth = self._births.get(job)
+        if birth is None or not birth.come.is_set():
+            return False
+        birth.made = True
+        birth.bell.ring()
+        return True
+
+    def _begin_to_make(self, job: int, birth: _Birth) -> None:
+        birth.making = None
+        with suppress(OwnClientGone):
+            birth.making = self._own.begin_to_make(job)
+            birth.making.bell.listen(birth.bell.ring)
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """See `Face`. What rmdir(2) is just removing the kernel forgets by itself, and it holds the root's lock."""
@@ -81,7 +118,7 @@ class KernelFace:
 
     def hides(self, job: int) -> bool:
         """Whether a job is not to be found yet."""
-        return job in self._hidden
+        return job in self._births
 
     def leaving(self, job: int, task: int | None = None) -> Job | None:
         """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""

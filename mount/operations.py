@@ -15,9 +15,9 @@ import pyfuse3
 from jobfs.text import encode
 from mount.attributes import Entry, settled
 from mount.caller import File, session_of
+from mount.control_handle import ControlHandle
 from mount.errors import answered
 from mount.handles import (
-    ControlHandle,
     FollowHandle,
     Handle,
     Opened,
@@ -93,6 +93,11 @@ class Operations(pyfuse3.Operations):
         self._job_of_handle: dict[int, Job] = {}
         self._next_handle = 1
         self._ids: tuple[int, list[int]] = (-1, [])  # at a version of the table
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open, each as often as it was opened."""
+        return len(self._handles)
 
     # Names
 
@@ -241,7 +246,7 @@ class Operations(pyfuse3.Operations):
             case Kind.FOLLOW:
                 return FollowHandle(job.streams["stdout"], lambda: job.ended, opened)
             case Kind.STDIN:
-                return StdinHandle()
+                return StdinHandle(self._table.stdin(job), opened)
             case _:
                 return StreamHandle(job.streams[entry.name.decode("ascii")], lambda: job.ended)
 
@@ -345,9 +350,11 @@ class Operations(pyfuse3.Operations):
         """See pyfuse3. Only we make directories: that of a job that has come."""
         del mode
         number = job_name(name) if parent_inode == ROOT and self._kernel.is_own(ctx.pid) else None
-        job = None if number is None else self._table.get(number)
-        if job is None:
+        if number is None:
             raise pyfuse3.FUSEError(errno.EACCES)
+        job = self._table.get(number) if await self._kernel.made(number) else None
+        if job is None:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
         self._kernel.looked_up(job, ctx.pid)
         attributes = self._attributes.of_directory(job)
         attributes.entry_timeout = 0  # so that who looks at it first is heard of

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from jobfs.bell import Bell
 from mount.own_client import PACKET
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESTART_PAUSE = 0.5  # seconds, where the process ends for no reason of ours
+_RESTART_PAUSE = 2.0  # seconds
 # Files that are touched for one request, a few milliseconds' worth: what else there is to do gets its turn in between.
 _AT_ONCE = 8
 _JOBS_AT_ONCE = PACKET // 20  # their numbers fit in a packet
@@ -43,12 +45,18 @@ class OwnClientGone(Exception):  # noqa: N818 - a fact about that process
     """Nobody is there to be asked, or it went before it had answered."""
 
 
-class _Answer:
-    """What the process says to one request; None where it ended before."""
+class Answer:
+    """What the process says to one request: `lines`, each a failure; None where it ended before."""
 
     def __init__(self) -> None:
-        self.arrived = trio.Event()
+        self.bell = Bell()  # rung when it is there, or never will be
+        self.over = False
         self.lines: list[str] | None = None
+
+    def settle(self, lines: list[str] | None) -> None:
+        """This is it."""
+        self.over, self.lines = True, lines
+        self.bell.ring()
 
 
 class OwnMount:
@@ -56,17 +64,16 @@ class OwnMount:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: trio.socket.SocketType | None = None
-        self._sending = trio.StrictFIFOLock()
-        self._waiting: deque[_Answer] = deque()
+        self._socket: socket.socket | None = None
+        self._waiting: deque[Answer] = deque()
 
     def is_own(self, task: int) -> bool:
         """Whether it is us who ask."""
         return self._process is not None and task == self._process.pid
 
-    async def make(self, job: int) -> None:
-        """Has a job's directory made (IN_CREATE)."""
-        self._report(await self._ask(f"make {job}"))
+    def begin_to_make(self, job: int) -> Answer:
+        """Has a job's directory made (IN_CREATE); OwnClientGone where nobody is there to do it."""
+        return self._ask(f"make {job}")
 
     async def remove(self, jobs: Iterable[int]) -> None:
         """Has the directories of jobs removed (IN_DELETE)."""
@@ -82,40 +89,42 @@ class OwnMount:
         """Runs the process for the mount of that number at `directory`, for ever."""
         while True:
             try:
-                self._start(directory, mount)
+                receiver = self._start(directory, mount)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
-                await self._receive()
+                await self._receive(receiver)
             except OSError as error:
                 log.warning("watchers are told of nothing: %s", error)
             finally:
                 self._stop()
             await trio.sleep(_RESTART_PAUSE)
 
+    def rest(self) -> None:
+        """Ends the process, so that it has nothing open in the mount; it comes back after a while."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     async def _ask_in_parts(self, verb: str, words: list[str], size: int) -> None:
         for start in range(0, len(words), size):
-            self._report(await self._ask(" ".join([verb, *words[start : start + size]])))
-
-    async def _ask(self, request: str) -> list[str]:
-        answer = _Answer()
-        async with self._sending:
-            if self._socket is None:
+            answer = self._ask(" ".join([verb, *words[start : start + size]]))
+            await answer.bell.wait_rung()
+            if answer.lines is None:
                 raise OwnClientGone
-            self._waiting.append(answer)
-            try:
-                await self._socket.send(request.encode("ascii"))
-            except OSError:
-                raise OwnClientGone from None
-        await answer.arrived.wait()
-        if answer.lines is None:
+
+    def _ask(self, request: str) -> Answer:
+        if self._socket is None:
             raise OwnClientGone
-        return answer.lines
+        try:
+            # Never too much for the socket: each who asks waits for the answer, and there are a few of them.
+            self._socket.send(request.encode("ascii"))
+        except OSError:
+            raise OwnClientGone from None
+        answer = Answer()
+        self._waiting.append(answer)
+        return answer
 
-    def _report(self, said: list[str]) -> None:
-        for line in filter(None, said):
-            log.warning("watchers are not told: %s", line)
-
-    def _start(self, directory: Path, mount: int) -> None:
+    def _start(self, directory: Path, mount: int) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             command = [sys.executable, "-m", "mount.own_client", str(theirs.fileno()), str(directory), str(mount)]
@@ -126,19 +135,22 @@ class OwnMount:
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
             )
-            self._socket = trio.socket.from_stdlib_socket(ours)
+            self._socket = ours.dup()
+            self._socket.settimeout(0)
+            return trio.socket.from_stdlib_socket(ours)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
 
-    async def _receive(self) -> None:
-        assert self._socket is not None
-        while packet := await self._socket.recv(PACKET * 4):
-            answer = self._waiting.popleft()
-            answer.lines = packet.decode("utf-8", "replace").splitlines()
-            answer.arrived.set()
+    async def _receive(self, receiver: trio.socket.SocketType) -> None:
+        with receiver:
+            while packet := await receiver.recv(PACKET * 4):
+                lines = packet.decode("utf-8", "replace").splitlines()
+                for line in filter(None, lines):
+                    log.debug("the mount's own client failed: %s", line)
+                self._waiting.popleft().settle(lines)
 
     def _stop(self) -> None:
         if self._socket is not None:
@@ -147,6 +159,6 @@ class OwnMount:
         if self._process is not None:
             self._process.poll()  # it ends with its socket, unless it waits for the mount, which is about to go
             self._process = None
-        for answer in self._waiting:
-            answer.arrived.set()
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for answer in waiting:
+            answer.settle(None)

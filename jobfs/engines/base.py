@@ -92,14 +92,39 @@ class Engine(Protocol):
         answer: it was started, or it has ended, or first the one and then the other.
         """
 
-    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
-        """Starts a job; `Started` is told before this returns. `directory`: a descriptor of `spec.directory`."""
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
+        """Starts a job; `Started` is told before this returns. `directory`: a descriptor of `spec.directory`.
+
+        `holder`: a pidfd of the process that holds the job's lease, where it has one and that is known. While this
+        engine is attached, whoever uses it ends the job with the lease; afterwards the job ends with that process.
+        """
 
     async def signal(self, job: int, handle: str, number: int) -> None:
         """Signals the job's process group, or what an ended one left behind; JobEnded where nobody is left."""
 
-    async def end(self, job: int, handle: str, grace: float) -> None:
-        """Ends the job, or what an ended one left behind: SIGTERM, then SIGKILL after `grace` seconds."""
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
+        """Ends the job, or what an ended one left behind: SIGTERM, then SIGKILL after `grace` seconds.
+
+        `reason` is that of the job's end, where it is not being ended already.
+        """
+
+    async def open_stdin(self, job: int) -> int:
+        """A descriptor of what the job reads, to be written to and closed by the caller, and not blocking.
+
+        StdinClosed where there is none: the job has ended, its stdin was closed, or it has none that can be written.
+        """
+
+    async def close_stdin(self, job: int) -> None:
+        """Has the job read end of file after what was written; JobEnded where it has ended. A second time is fine.
+
+        The descriptors of `open_stdin` must be closed too. To a job with a terminal end of file is typed, and what it
+        makes of that is its own affair.
+        """
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """Sets the size of the job's terminal; JobEnded where the job has ended."""
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """The ends of these jobs are stored: the engine need not tell them again."""

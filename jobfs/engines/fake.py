@@ -6,6 +6,7 @@ It outlives the table that uses it, so a second table on the same store meets it
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
-from jobfs.errors import JobEnded, JobfsError
+from jobfs.errors import JobEnded, JobfsError, StdinClosed
 from jobfs.model import STREAMS, Usage
 from jobfs.states import Event
 from jobfs.stream import RingReader, RingWriter
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
     from jobfs.model import JobSpec
 
 
+class StdinPipe:
+    """The pipe that a job reads as its stdin; neither end blocks."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def close_reader(self) -> None:
+        """The job reads no more."""
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
+
+    def close_writer(self) -> None:
+        """The job reads what is in the pipe, and then end of file."""
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+
 @dataclass(slots=True)
 class FakeJob:
     """What one spawn asked for, and what has become of the job."""
@@ -33,16 +53,20 @@ class FakeJob:
     environment: str
     directory: int | None
     started: Started
+    holder: int | None = None
     stopped: bool = False
     ended: Ended | None = None
     lingering: int = 0  # processes that it left behind
     writers: dict[str, RingWriter] = field(default_factory=dict)
+    stdin: StdinPipe | None = None  # once it was opened
+    at_eof: bool = False  # its stdin was closed
 
 
 class FakeEngine:
     """A scripted engine; the ring files of its jobs' output are made in `directory`.
 
-    What it was asked stands in `jobs`, `signals`, `ends`, `acknowledged` and `forgotten`, in the order of asking.
+    What it was asked stands in `jobs`, `signals`, `ends`, `eofs`, `sizes`, `acknowledged` and `forgotten`, in
+    order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,6 +78,9 @@ class FakeEngine:
         self.jobs: dict[int, FakeJob] = {}
         self.signals: list[tuple[int, int]] = []
         self.ends: list[tuple[int, float]] = []
+        self.reasons: list[str | None] = []  # one for each of `ends`
+        self.eofs: list[int] = []
+        self.sizes: list[tuple[int, int, int]] = []
         self.acknowledged: list[int] = []
         self.forgotten: list[int] = []
         self._watches: dict[tuple[int, str], int] = {}
@@ -86,6 +113,14 @@ class FakeEngine:
             writers[stream] = RingWriter.create(self._path(job, stream), self.jobs[job].spec.limit)
         writers[stream].append(data)
         self._tell_if_grown(job, stream)
+
+    def read_stdin(self, job: int, size: int) -> bytes:
+        """The job reads at most `size` bytes that were written to it; BlockingIOError where there are none now."""
+        return os.read(self._stdin(job).reader, size)
+
+    def hang_up_stdin(self, job: int) -> None:
+        """The job closes its stdin."""
+        self._stdin(job).close_reader()
 
     def stop(self, job: int) -> None:
         """A signal stops the job."""
@@ -132,14 +167,16 @@ class FakeEngine:
         news += [Closed(job, names) for job, names in open_streams.items() if job not in alive]
         return news
 
-    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
         """See `Engine`."""
         if self._holds:
             start = self._held[job] = trio.Event()
             await start.wait()
         await self._asked()
         started = Started(job, time.time(), time.monotonic(), 1000 + job, f"fake {job}")
-        self.jobs[job] = FakeJob(spec, environment, directory, started)
+        self.jobs[job] = FakeJob(spec, environment, directory, started, holder)
         self._say(started)
 
     async def signal(self, job: int, handle: str, number: int) -> None:
@@ -148,11 +185,41 @@ class FakeEngine:
         self._require_somebody(job, handle)
         self.signals.append((job, number))
 
-    async def end(self, job: int, handle: str, grace: float) -> None:
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
         """See `Engine`. It is noted; what comes of it, the test says."""
         await self._asked()
         self._require_somebody(job, handle)
         self.ends.append((job, grace))
+        self.reasons.append(reason)
+
+    async def open_stdin(self, job: int) -> int:
+        """See `Engine`."""
+        await self._asked()
+        fake = self.jobs.get(job)
+        if fake is None or fake.ended is not None or fake.at_eof or not fake.spec.takes_input:
+            msg = "nobody reads its stdin any more"
+            raise StdinClosed(msg)
+        return os.dup(self._stdin(job).writer)
+
+    async def close_stdin(self, job: int) -> None:
+        """See `Engine`."""
+        await self._asked()
+        fake = self.jobs.get(job)
+        if fake is None or fake.ended is not None:
+            msg = "nothing is left of it"
+            raise JobEnded(msg)
+        self.eofs.append(job)
+        if not fake.spec.pty:
+            fake.at_eof = True
+            self._stdin(job).close_writer()
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """See `Engine`. It is noted."""
+        await self._asked()
+        if job not in self.jobs or self.jobs[job].ended is not None:
+            msg = "nothing is left of it"
+            raise JobEnded(msg)
+        self.sizes.append((job, rows, columns))
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -213,10 +280,19 @@ class FakeEngine:
     ) -> None:
         fake = self.jobs[job]
         self._close_writers(job, [name for name in fake.writers if name not in open_streams])
+        if fake.stdin is not None:
+            fake.stdin.close_reader()
+            fake.stdin.close_writer()
         elapsed = time.monotonic() - fake.started.started_clock
         fake.lingering = lingering
         fake.ended = Ended(job, event, code, time.time(), elapsed, reason, open_streams, 0.0, 0.0)
         self._say(fake.ended)
+
+    def _stdin(self, job: int) -> StdinPipe:
+        fake = self.jobs[job]
+        if fake.stdin is None:
+            fake.stdin = StdinPipe()
+        return fake.stdin
 
     def _close_writers(self, job: int, streams: Iterable[str]) -> None:
         for stream in streams:

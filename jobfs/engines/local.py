@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -20,14 +19,24 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
-from jobfs.errors import EngineGone, JobEnded, JobfsError, LimitReached, NotPermitted, SpawnFailed, StateFull
+from jobfs.errors import (
+    EngineGone,
+    JobEnded,
+    JobfsError,
+    LimitReached,
+    NotPermitted,
+    SpawnFailed,
+    StateFull,
+    StdinClosed,
+)
 from jobfs.model import STREAMS, Usage
 from jobfs.processes import Process, all_processes, boot_id, members
 from jobfs.states import Event, ending
 from jobfs.stream import RingReader
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, RECORDS, job_file
+from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all
 from jobfs.supervisor.records import read_records
-from jobfs.supervisor.wire import PROTOCOL, FrameDecoder, ProtocolError, encode_frame
+from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -95,21 +104,21 @@ class LocalEngine:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
-        self._socket, self._hello, decoder = await _connect(self._state)
+        self._socket, self._hello, inbox = await _connect(self._state)
         gone = self.gone
         self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_watches)
-            await self._receive(decoder, gone)
+            await self._receive(inbox, gone)
             nursery.cancel_scope.cancel()
 
-    async def _receive(self, decoder: FrameDecoder, gone: trio.Event) -> None:
+    async def _receive(self, inbox: Inbox, gone: trio.Event) -> None:
         assert self._socket is not None
         try:
-            while data := await self._socket.recv(_READ):
-                for message in decoder.feed(data):
-                    self._take(message)
+            while (said := await self._socket.recvmsg(_READ, ROOM, RECEIVE_FLAGS))[0]:
+                for message in inbox.feed(*said[:3]):
+                    self._take(message, inbox.claim(message))
         except (OSError, ProtocolError, trio.ClosedResourceError) as error:
             log.error("the supervisor's connection broke: %s", error)  # noqa: TRY400 - no fault of this code
         except Exception:
@@ -117,15 +126,19 @@ class LocalEngine:
         finally:
             self._socket.close()
             self._socket = None
+            inbox.close()
             gone.set()
             for answer in self._waiting.values():
                 answer.arrived.set()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, descriptors: dict[str, int]) -> None:
         if "seq" in message:
             answer = self._waiting.pop(message["seq"], None)
-            if answer is not None:
+            if answer is None:  # who asked was cancelled
+                close_all(descriptors.values())
+            else:
                 answer.message = message
+                answer.descriptors = descriptors
                 if "record" in message:
                     self._tell(_started(message["record"]))
                 answer.arrived.set()
@@ -137,7 +150,9 @@ class LocalEngine:
 
     # Doing
 
-    async def spawn(self, job: int, spec: JobSpec, environment: str, directory: int | None) -> None:
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
         """See `Engine`."""
         await self._ask(
             {
@@ -154,18 +169,40 @@ class LocalEngine:
                     "timeout": spec.timeout,
                     "grace": spec.grace,
                     "nice": spec.nice,
+                    "pty": spec.pty,
+                    "lease": spec.lease,
                 },
             },
-            directory,
+            {"directory": directory, "holder": holder},
         )
 
     async def signal(self, job: int, handle: str, number: int) -> None:
         """See `Engine`."""
         await self._ask({"op": "signal", "id": job, "leader": _leader(handle), "signal": number})
 
-    async def end(self, job: int, handle: str, grace: float) -> None:
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
         """See `Engine`."""
-        await self._ask({"op": "end", "id": job, "leader": _leader(handle), "grace": grace})
+        await self._ask({"op": "end", "id": job, "leader": _leader(handle), "grace": grace, "reason": reason})
+
+    async def open_stdin(self, job: int) -> int:
+        """See `Engine`."""
+        answer = await self._exchange({"op": "stdin", "id": job})
+        if "stdin" not in answer.descriptors:
+            msg = "the daemon has no descriptor left"
+            raise LimitReached(msg)
+        return answer.descriptors["stdin"]
+
+    async def close_stdin(self, job: int) -> None:
+        """See `Engine`."""
+        try:
+            await self._ask({"op": "eof", "id": job})
+        except LimitReached as error:
+            msg = "its terminal takes nothing more: the job does not read it"
+            raise LimitReached(msg) from error
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """See `Engine`."""
+        await self._ask({"op": "resize", "id": job, "rows": rows, "columns": columns})
 
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -203,7 +240,7 @@ class LocalEngine:
             if watches:
                 with contextlib.suppress(EngineGone):  # who watches is told to look again when there is another one
                     async with self._sending:
-                        await self._send(encode_frame({"op": "watch", "watch": watches}), None)
+                        await self._send(encode_frame({"op": "watch", "watch": watches}), [])
 
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`."""
@@ -215,15 +252,26 @@ class LocalEngine:
         found = members(processes, leaders, self._hello["pid"])
         return {job: _used(found.get(job, [])) for job in handles}
 
-    async def _ask(self, request: Message, directory: int | None = None) -> Message:
+    async def _ask(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> Message:
+        """The answer to `request`, with which those of `descriptors` go along that are not None."""
+        answer = await self._exchange(request, descriptors)
+        assert answer.message is not None
+        return answer.message
+
+    async def _exchange(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> _Answer:
+        along = {name: fd for name, fd in (descriptors or {}).items() if fd is not None}
         self._serial += 1
         seq = self._serial
         answer = self._waiting[seq] = _Answer()
-        frame = encode_frame({**request, "seq": seq, "with_directory": directory is not None})
+        frame = encode_frame({**request, "seq": seq, "descriptors": list(along)})
         try:
             async with self._sending:
-                await self._send(frame, directory)
+                with trio.CancelScope(shield=True):  # half a frame would make nonsense of all that follows
+                    await self._send(frame, along.values())
             await answer.arrived.wait()
+        except BaseException:
+            close_all(answer.descriptors.values())  # it came, and is not waited for any more
+            raise
         finally:
             self._waiting.pop(seq, None)
         if answer.message is None:
@@ -231,18 +279,15 @@ class LocalEngine:
             raise EngineGone(msg)
         if "error" in answer.message:
             raise _error(*answer.message["error"])
-        return answer.message
+        return answer
 
-    async def _send(self, frame: bytes, directory: int | None) -> None:
+    async def _send(self, frame: bytes, descriptors: Iterable[int]) -> None:
         sock = self._socket  # the one for the whole frame: it may be another supervisor's after an await
         if sock is None:
             msg = "the supervisor is not connected"
             raise EngineGone(msg)
-        ancillary = (
-            [] if directory is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, directory.to_bytes(4, sys.byteorder))]
-        )
         try:
-            sent = await sock.sendmsg([frame], ancillary)
+            sent = await sock.sendmsg([frame], ancillary(descriptors))
             while sent < len(frame):
                 sent += await sock.send(memoryview(frame)[sent:])
         except (OSError, trio.ClosedResourceError) as error:
@@ -251,13 +296,14 @@ class LocalEngine:
 
 
 class _Answer:
-    """A request that waits for its answer."""
+    """A request that waits for its answer; whoever gets that closes the `descriptors` that came along."""
 
-    __slots__ = ("arrived", "message")
+    __slots__ = ("arrived", "descriptors", "message")
 
     def __init__(self) -> None:
         self.arrived = trio.Event()
         self.message: Message | None = None
+        self.descriptors: dict[str, int] = {}
 
 
 # What the supervisor says, in the engine's words
@@ -320,12 +366,13 @@ def _leader(handle: str) -> int:
 
 _ERRORS: dict[int, tuple[type[JobfsError], str]] = {
     errno.ESRCH: (JobEnded, "nothing is left of it"),
+    errno.EPIPE: (StdinClosed, "nobody reads its stdin any more"),
     errno.EPERM: (NotPermitted, "its processes are another user's"),
     errno.ENOSPC: (StateFull, "the disk that holds the state is full"),
     errno.EDQUOT: (StateFull, "the disk quota of the state is used up"),
     errno.EMFILE: (LimitReached, "the supervisor has no descriptor left"),
     errno.ENFILE: (LimitReached, "the machine has no descriptor left"),
-    errno.EAGAIN: (LimitReached, "no process can be made: a limit is reached"),
+    errno.EAGAIN: (LimitReached, "no process or terminal can be made: a limit is reached"),
     errno.ENOMEM: (LimitReached, "there is no memory for another process"),
 }
 
@@ -356,16 +403,16 @@ def _remove_files(jobs: str, gone: list[int]) -> None:
 # Finding or starting the supervisor
 
 
-async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, FrameDecoder]:
-    """A connection, what the supervisor said of itself, and the decoder of what follows."""
+async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
+    """A connection, what the supervisor said of itself, and the inbox of what follows."""
     with trio.move_on_after(_START_PATIENCE):
         while True:
             for address in _known_addresses(state):
                 sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
                 try:
                     await sock.connect(address)
-                    decoder = FrameDecoder()
-                    return sock, await _greet(sock, decoder), decoder
+                    inbox = Inbox()
+                    return sock, await _greet(sock, inbox), inbox
                 except (OSError, ProtocolError):
                     sock.close()
             if not await trio.to_thread.run_sync(_start, state):
@@ -374,11 +421,11 @@ async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, FrameD
     raise EngineGone(msg)
 
 
-async def _greet(sock: trio.socket.SocketType, decoder: FrameDecoder) -> Message:
+async def _greet(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
     """What a supervisor answers to a greeting; OSError where it was just about to end and never will."""
     await sock.send(encode_frame({"op": "hello", "seq": 0}))
     while data := await sock.recv(_READ):
-        for message in decoder.feed(data):
+        for message in inbox.feed(data, [], 0):
             if "seq" in message:
                 return message
     raise ConnectionResetError

@@ -17,16 +17,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, LOCK
-from jobfs.supervisor.connection import Connection, peer_uid
+from jobfs.supervisor.connection import Connection, Request, peer_uid
 from jobfs.supervisor.loop import Loop
 from jobfs.supervisor.service import Supervisor
 from jobfs.supervisor.wire import PROTOCOL, Message
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("jobfs.supervisor")
 
@@ -66,7 +62,7 @@ class Server:
     def _nobody_came(self) -> None:
         self._may_end = True
 
-    def _accept(self) -> None:
+    def _accept(self, _: int) -> None:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:  # EMFILE: who waits would have us called again at once, and for ever
@@ -79,14 +75,15 @@ class Server:
             return
         self._connections.add(Connection(self._loop, sock, self._handle, self._disconnected))
 
-    def _handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        if request.get("op") == "hello":
-            reply({"ok": True, "protocol": PROTOCOL, "pid": os.getpid()})
+    def _handle(self, request: Request) -> None:
+        if request.message.get("op") == "hello":
+            request.answer({"ok": True, "protocol": PROTOCOL, "pid": os.getpid()})
         else:
-            self.supervisor.handle(request, directory, reply)
+            self.supervisor.handle(request)
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self.supervisor.disconnected(connection)
         self._may_end = True
 
     def _tell(self, message: Message) -> None:
@@ -137,7 +134,7 @@ def _signals_wake() -> int:
 
 
 def _on_child(loop: Loop, wake_up: int, server: Server) -> None:
-    def woken() -> None:
+    def woken(_: int) -> None:
         os.read(wake_up, 65536)
         server.supervisor.reap()
 

@@ -1,18 +1,20 @@
-"""A daemon that is connected: frames in, with a descriptor now and then; frames out, and never a wait for it."""
+"""A daemon that is connected: requests in, with descriptors now and then; messages out, and never a wait for it."""
 
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import struct
-from typing import TYPE_CHECKING
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from jobfs.supervisor.wire import FrameDecoder, ProtocolError, encode_frame
+from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Ancillary, Inbox, ancillary, close_all
+from jobfs.supervisor.wire import ProtocolError, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.wire import Message
@@ -25,6 +27,26 @@ _MAX_UNSENT = 64 * 1024 * 1024
 _CREDENTIALS = struct.Struct("iii")
 
 
+class Sender(Protocol):
+    """Who sent a request."""
+
+    def send(self, message: Message, descriptors: Mapping[str, int] | None = None) -> None:
+        """Sends a message, and takes over `descriptors`, which go along under their names."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What is asked, by whom. The `descriptors` that came along are closed when it was handled, but for those taken."""
+
+    message: Message
+    sender: Sender
+    descriptors: dict[str, int] = field(default_factory=dict)
+
+    def answer(self, message: Message, **descriptors: int) -> None:
+        """Answers, at once or later; `descriptors` go along, and are closed here."""
+        self.sender.send({**message, "seq": self.message.get("seq", 0)}, descriptors)
+
+
 class Connection:
     """One daemon that is connected."""
 
@@ -32,26 +54,33 @@ class Connection:
         self,
         loop: Loop,
         sock: socket.socket,
-        handle: Callable[[Message, int | None, Callable[[Message], None]], None],
+        handle: Callable[[Request], None],
         closed: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
         self._socket = sock
         self._handle = handle
         self._on_close = closed
-        self._decoder = FrameDecoder()
-        self._unsent = bytearray()
-        self._descriptors: list[int] = []
+        self._inbox = Inbox()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()  # what is left of frames, and what goes with each
+        self._waiting = 0  # bytes in those
         self._open = True
         sock.settimeout(0)
         loop.watch(sock.fileno(), self._ready)
 
-    def send(self, message: Message) -> None:
-        """Sends what the socket takes and keeps the rest; never blocks."""
+    def send(self, message: Message, descriptors: Mapping[str, int] | None = None) -> None:
+        """Sends what the socket takes and keeps the rest; never blocks.
+
+        The `descriptors` go along under their names. They are closed when that is done, or can't be any more.
+        """
+        numbers = list(descriptors.values()) if descriptors else []
         if not self._open:
+            close_all(numbers)
             return
-        self._unsent += encode_frame(message)
-        if len(self._unsent) > _MAX_UNSENT:
+        frame = encode_frame({**message, "descriptors": list(descriptors)} if descriptors else message)
+        self._unsent.append((memoryview(frame), numbers))
+        self._waiting += len(frame)
+        if self._waiting > _MAX_UNSENT:
             log.warning("the daemon reads nothing: connection dropped")
             self.close()
             return
@@ -63,24 +92,29 @@ class Connection:
             self._open = False
             self._loop.unwatch(self._socket.fileno())
             self._socket.close()
-            for fd in self._descriptors:
-                os.close(fd)
-            self._descriptors.clear()
+            self._inbox.close()
+            for _, numbers in self._unsent:
+                close_all(numbers)
+            self._unsent.clear()
             self._on_close(self)
 
     def _flush(self) -> None:
         try:
-            sent = self._socket.send(self._unsent, socket.MSG_NOSIGNAL)
+            while self._unsent:
+                frame, numbers = self._unsent[0]
+                sent = self._socket.sendmsg([frame], ancillary(numbers), socket.MSG_NOSIGNAL)
+                self._waiting -= sent
+                if sent < len(frame):
+                    self._unsent[0] = (frame[sent:], [])
+                else:
+                    self._unsent.popleft()
+                close_all(numbers)  # they went with the first byte
         except BlockingIOError:
-            sent = 0
+            self._loop.watch(self._socket.fileno(), self._ready, select.EPOLLIN | select.EPOLLOUT)
         except OSError:
             self.close()
-            return
-        del self._unsent[:sent]
-        if self._unsent:
-            self._loop.watch(self._socket.fileno(), self._ready, select.EPOLLIN | select.EPOLLOUT)
 
-    def _ready(self) -> None:
+    def _ready(self, _: int) -> None:
         if self._unsent:
             self._flush()
             if self._open and not self._unsent:
@@ -89,20 +123,18 @@ class Connection:
             self._receive()
 
     def _receive(self) -> None:
+        said: Ancillary
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._socket, _READ, 8)
+            data, said, flags, _ = self._socket.recvmsg(_READ, ROOM, RECEIVE_FLAGS)
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
-        for fd in descriptors:  # recv_fds of Python 3.11 loses its flags: MSG_CMSG_CLOEXEC is no help
-            os.set_inheritable(fd, False)  # noqa: FBT003 - the standard library's signature
-        self._descriptors += descriptors
+            data, said, flags = b"", [], 0
         if not data:
             self.close()
             return
         try:
-            messages = self._decoder.feed(data)
+            messages = self._inbox.feed(data, said, flags)
         except ProtocolError:
             log.exception("connection dropped")
             self.close()
@@ -112,13 +144,11 @@ class Connection:
                 self._dispatch(message)
 
     def _dispatch(self, message: Message) -> None:
-        directory = self._descriptors.pop(0) if message.get("with_directory") and self._descriptors else None
-        seq = message.get("seq", 0)
+        request = Request(message, self, self._inbox.claim(message))
         try:
-            self._handle(message, directory, lambda answer: self.send({**answer, "seq": seq}))
+            self._handle(request)
         finally:
-            if directory is not None:
-                os.close(directory)
+            close_all(request.descriptors.values())
 
 
 def peer_uid(sock: socket.socket) -> int:

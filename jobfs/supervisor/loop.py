@@ -7,6 +7,7 @@ import itertools
 import logging
 import select
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,13 +40,15 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self.hung_up = False  # of the descriptor that is called back for: there is nothing more to read, for ever
+        self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
 
-    def watch(self, fd: int, callback: Callable[[], None], events: int = select.EPOLLIN) -> None:
-        """Has `callback` called while `fd` is ready for `events` (and on error or hang-up, always)."""
+    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Has `callback` called while `fd` is ready for `events` (and on error or hang-up, always), with what it is.
+
+        Events are those of epoll_ctl(2).
+        """
         known = fd in self._callbacks
         self._callbacks[fd] = callback
         (self._epoll.modify if known else self._epoll.register)(fd, events)
@@ -64,11 +67,12 @@ class Loop:
     def run(self, finished: Callable[[], bool]) -> None:
         """Runs until `finished`, which is asked after each round. What a callback raises is logged, no more."""
         while not finished():
-            for fd, events in self._epoll.poll(self._until_next_timer()):
-                callback = self._callbacks.get(fd)
-                self.hung_up = events & (select.EPOLLHUP | select.EPOLLIN) == select.EPOLLHUP
-                if callback is not None:  # an earlier callback of this round may have taken it away
-                    _guarded(callback)
+            ready = self._epoll.poll(self._until_next_timer())
+            callbacks = [self._callbacks.get(fd) for fd, _ in ready]
+            for (fd, events), callback in zip(ready, callbacks, strict=True):
+                # An earlier callback of this round may have closed it, and the number may be another file's by now.
+                if callback is not None and self._callbacks.get(fd) == callback:
+                    _guarded(partial(callback, events))
             self._run_timers()
 
     def _until_next_timer(self) -> float | None:

@@ -9,7 +9,7 @@ import select
 import struct
 import termios
 
-from jobfs.stream import EndOfPipe, RingWriter, grow_pipe
+from jobfs.stream import EndOfPipe, RingWriter, grow_pipe, read_source
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,17 @@ class Outlet:
         self._watched_past: int | None = None
         self.at_end = False
         self.stalled = False
-        self.reader, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.reader, self.job_end = self._open()
+
+    @staticmethod
+    def _open() -> tuple[int, int]:
+        reader, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             # Opened for both, so that the job is a reader of its own pipe: should the supervisor be killed, the job
             # blocks instead of dying of SIGPIPE.
-            self.job_end = os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
+            return reader, os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            os.close(self.reader)
+            os.close(reader)
             raise
         finally:
             os.close(write_end)
@@ -50,9 +54,15 @@ class Outlet:
 
     def started(self) -> None:
         """The job has its end now; ours goes."""
-        if self.job_end >= 0:
-            os.close(self.job_end)
-            self.job_end = -1
+        self._close_job_end()
+
+    def process_ended(self) -> None:
+        """The job's process has ended; who else has its end goes on."""
+
+    def notice(self, events: int) -> None:
+        """Takes note of what epoll says of the reader: a hang-up with nothing to read is the end of a pipe."""
+        if events & (select.EPOLLHUP | select.EPOLLIN) == select.EPOLLHUP:  # no need to ask the pipe
+            self.at_end = True
 
     def drain(self, limit: int = TURN) -> int:
         """Moves up to `limit` bytes; gives how many. Sets `at_end` there, `stalled` where the disk is full.
@@ -112,7 +122,7 @@ class Outlet:
 
     def close(self) -> None:
         """Nobody will write any more: the stream says so from now on."""
-        self.started()
+        self._close_job_end()
         os.close(self.reader)
         self.reader = -1
         self.stalled = False
@@ -131,17 +141,25 @@ class Outlet:
             self._writer = RingWriter.create(self._path, self._capacity)
         return self._writer.drain(self.reader, limit)
 
+    def _close_job_end(self) -> None:
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def _readable(self) -> bool:
+        return bool(self._poll() & select.POLLIN)
+
     def _hung_up(self) -> bool:
+        return self._poll() & (select.POLLHUP | select.POLLIN) == select.POLLHUP
+
+    def _poll(self) -> int:
         poll = select.poll()
         poll.register(self.reader, select.POLLIN)
-        return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
+        return next((events for _, events in poll.poll(0)), 0)
 
 
 def _throw_away(reader: int, limit: int) -> int:
     try:
-        data = os.read(reader, limit)
+        return len(read_source(reader, limit))
     except BlockingIOError:
         return 0
-    if not data:
-        raise EndOfPipe
-    return len(data)

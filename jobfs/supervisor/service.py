@@ -9,12 +9,16 @@ import os
 import resource
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobfs.processes import all_processes, boot_id, members, read_process
 from jobfs.supervisor import RECORDS
-from jobfs.supervisor.berth import Berth
-from jobfs.supervisor.launch import Descriptors, Launched, Launcher, read_report
+from jobfs.supervisor.berth import TERMINAL, Berth
+from jobfs.supervisor.birth import Birth
+from jobfs.supervisor.child import Child
+from jobfs.supervisor.launch import Launched, Launcher
+from jobfs.supervisor.lease import Lease
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
@@ -23,13 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobfs.processes import Process
-    from jobfs.supervisor.loop import Loop, Timer
+    from jobfs.supervisor.connection import Request, Sender
+    from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.wire import JobRecord, Message, SpawnOrder
 
 log = logging.getLogger(__name__)
 
-# A spawn whose exec hangs is answered after this many seconds: a verb never waits.
-EXEC_PATIENCE = 1.0
 # How often a full disk is asked whether there is room again, in seconds.
 STALL_RETRY = 0.25
 # Seconds after which a process is looked at for the first time.
@@ -38,50 +41,6 @@ _SETTLING = 0.05
 _NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 200
-
-
-class Child:
-    """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
-
-    def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
-        """Takes `berth`, which is the job's from now on."""
-        berth.take(job, order["limit"])
-        self.job = job
-        self.berth = berth
-        self.grace = order["grace"]
-        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
-        self.pidfd = -1
-        self.executed = False
-        self.ending = False
-        self.wait_status: int | None = None  # of a process that was reaped, but whose output is not all drained yet
-        self.ended = False
-        self.queued_signals: list[int] = []
-        self.birth: _Birth | None = None
-        self.timeout: Timer | None = None
-        self.identify: Timer | None = None
-        self.kill: Timer | None = None  # the end of the grace period
-        self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
-
-    def cancel_timers(self) -> None:
-        """Nothing more is to happen by itself."""
-        for timer in (self.timeout, self.kill, self.identify, *self.retries.values()):
-            if timer is not None:
-                timer.cancel()
-
-    @property
-    def outlets(self) -> dict[str, Outlet]:
-        """Its output pipes."""
-        return self.berth.outlets
-
-    @property
-    def pid(self) -> int:
-        """The number of the job's process, which is also its group's and its session's."""
-        return self.record["pid"]
-
-    @property
-    def open_streams(self) -> list[str]:
-        """The streams that somebody may still write to."""
-        return [name for name, outlet in self.outlets.items() if not outlet.closed]
 
 
 class Supervisor:
@@ -102,8 +61,11 @@ class Supervisor:
         self._by_pid: dict[int, Child] = {}  # those that are not reaped yet
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
         self._unread: dict[int, JobRecord] = {}  # ends that the daemon has not acknowledged
-        self._operations: dict[str, Callable[[Message, int | None, Callable[[Message], None]], None]] = {
+        self._operations: dict[str, Callable[[Request], None]] = {
             "spawn": self._spawn,
+            "stdin": self._stdin,
+            "eof": self._eof,
+            "resize": self._resize,
             "signal": self._signal,
             "end": self._end,
             "forget": self._forget,
@@ -123,36 +85,40 @@ class Supervisor:
             self._spare.discard()
             self._spare = None
 
-    def handle(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        """Does what `request` asks and answers through `reply`, at once or when it is known.
-
-        `directory` is a descriptor that came along; it is the caller's to close, after this returns.
-        """
-        operation = self._operations.get(request.get("op", ""))
+    def handle(self, request: Request) -> None:
+        """Does what `request` asks and answers it, at once or when the answer is known."""
+        name = request.message.get("op", "")
+        operation = self._operations.get(name)
         if operation is None:
-            reply({"error": (errno.ENOSYS, f"no such operation: {request.get('op')}")})
+            request.answer({"error": (errno.ENOSYS, f"no such operation: {name}")})
             return
         try:
-            operation(request, directory, reply)
+            operation(request)
         except OSError as error:
-            reply({"error": (error.errno or errno.EIO, request["op"])})
+            request.answer({"error": (error.errno or errno.EIO, name)})
         except Exception:
             log.exception("a request met an error of the supervisor itself")
-            reply({"error": (errno.EIO, request["op"])})  # for who asked waits
+            request.answer({"error": (errno.EIO, name)})  # for who asked waits
+
+    def disconnected(self, daemon: Sender) -> None:
+        """That daemon has gone: the leases that came from it pass to those who held them."""
+        for child in tuple(self._children.values()):
+            if child.lease is not None and child.lease.daemon is daemon:
+                child.lease.pass_on(partial(self._end_because, child))
 
     # Spawning
 
-    def _spawn(self, request: Message, directory: int | None, reply: Callable[[Message], None]) -> None:
-        job, order = request["id"], request["order"]
-        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
-        self._loop.after(0, self._make_spare)
+    def _spawn(self, request: Request) -> None:
+        job, order = request.message["id"], request.message["order"]
+        berth = Berth(self._jobs, self._records, TERMINAL) if order["pty"] else self._take_spare()
         try:
             child = Child(job, berth, order)
-            to = Descriptors(child.outlets["stdout"].job_end, child.outlets["stderr"].job_end, directory)
-            launched = self._launcher.launch(order, to)
+            launched = self._launcher.launch(order, berth.descriptors(order, request.descriptors.get("directory")))
         except OSError:
             berth.discard()
             raise
+        if order["lease"]:
+            child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
         try:
             self._born(child, launched.pid, order)
         except OSError:
@@ -160,17 +126,21 @@ class Supervisor:
             raise
         if launched.report is None:
             self._executed(child)
-            reply({"ok": True, "record": child.record})
+            request.answer({"ok": True, "record": child.record})
         else:
-            child.birth = _Birth(self._loop, child, launched.report, self._executed, self._never_ran, reply)
+            child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, request.answer)
+
+    def _take_spare(self) -> Berth:
+        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
+        self._loop.after(0, self._make_spare)
+        return berth
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
             self._spare = self._spare or Berth(self._jobs, self._records)
 
     def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
-        for outlet in child.outlets.values():
-            outlet.started()  # first, so that there are descriptors for what follows
+        child.berth.started()  # first, so that there are descriptors for what follows
         child.pidfd = os.pidfd_open(pid)
         child.record |= {
             "pid": pid,
@@ -185,7 +155,8 @@ class Supervisor:
         for name in child.outlets:
             self._watch_outlet(child, name)
         if order["timeout"] is not None:
-            child.timeout = self._loop.after(order["timeout"], lambda: self._time_out(child, order["timeout"]))
+            reason = f"it was ended after its timeout of {order['timeout']:g} s"
+            child.timeout = self._loop.after(order["timeout"], lambda: self._end_because(child, reason))
 
     def _abandon(self, child: Child, launched: Launched) -> None:
         """It runs and cannot be watched: it must not run. Until it is reaped, its number is its own."""
@@ -227,6 +198,7 @@ class Supervisor:
         for outlet in child.outlets.values():
             self._close_outlet(outlet)
         child.cancel_timers()
+        child.close_lease()
         if child.pidfd >= 0:
             os.close(child.pidfd)
         child.berth.discard()
@@ -236,14 +208,38 @@ class Supervisor:
         if self._by_pid.get(child.pid) is child:
             del self._by_pid[child.pid]
 
+    # What is written to jobs
+
+    def _stdin(self, request: Request) -> None:
+        child = self._children.get(request.message["id"])
+        if child is None or child.stdin < 0:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        request.answer({"ok": True}, stdin=os.dup(child.stdin))
+
+    def _eof(self, request: Request) -> None:
+        child = self._children.get(request.message["id"])
+        if child is None or child.wait_status is not None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        child.berth.end_of_file()
+        request.answer({"ok": True})
+
+    def _resize(self, request: Request) -> None:
+        asked = request.message
+        child = self._children.get(asked["id"])
+        if child is None or child.wait_status is not None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        if child.berth.terminal is None:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        child.berth.terminal.resize(asked["rows"], asked["columns"])
+        request.answer({"ok": True})
+
     # Draining
 
     def _watch_outlet(self, child: Child, name: str) -> None:
-        self._loop.watch(child.outlets[name].reader, lambda: self._ready(child, name))
+        self._loop.watch(child.outlets[name].reader, lambda events: self._ready(child, name, events))
 
-    def _ready(self, child: Child, name: str) -> None:
-        if self._loop.hung_up:  # epoll has said so: no need to ask the pipe
-            child.outlets[name].at_end = True
+    def _ready(self, child: Child, name: str, events: int) -> None:
+        child.outlets[name].notice(events)
         self._drain(child, name)
 
     def _close_outlet(self, outlet: Outlet) -> None:
@@ -269,12 +265,13 @@ class Supervisor:
         if was_stalled and not outlet.stalled and child.wait_status is not None and not child.ended:
             self._try_to_finish(child)
 
-    def _watch(self, request: Message, _: int | None, __: Callable[[Message], None]) -> None:
+    def _watch(self, request: Request) -> None:
         """Not answered: who asks does not wait for that, but for the news."""
-        for job, name, past in request["watch"]:
+        for job, name, past in request.message["watch"]:
             child = self._children.get(job)
-            if child is not None:
-                child.outlets[name].watch(past)
+            outlet = None if child is None else child.outlets.get(name)  # a terminal has one for both streams
+            if child is not None and outlet is not None:
+                outlet.watch(past)
                 self._tell_if_grown(child, name)
 
     def _tell_if_grown(self, child: Child, name: str) -> None:
@@ -320,6 +317,8 @@ class Supervisor:
                 return  # it never ran, and the spawn was answered so
         del self._by_pid[child.pid]
         child.wait_status = status
+        child.berth.process_ended()
+        child.close_lease()
         for timer in (child.timeout, child.identify):
             if timer is not None:
                 timer.cancel()
@@ -381,11 +380,11 @@ class Supervisor:
 
     # Signals and ends
 
-    def _signal(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        job, number = request["id"], request["signal"]
+    def _signal(self, request: Request) -> None:
+        job, number = request.message["id"], request.message["signal"]
         child = self._children.get(job)
         if child is None or child.ended:
-            reached = signal_processes(self._members(job, request["leader"]), number)
+            reached = signal_processes(self._members(job, request.message["leader"]), number)
             if not reached:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         elif child.executed:
@@ -394,7 +393,7 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, number)
         else:
             child.queued_signals.append(number)  # it could not heed them before its exec
-        reply({"ok": True})
+        request.answer({"ok": True})
 
     def _signal_group(self, child: Child, number: int) -> None:
         try:
@@ -411,17 +410,18 @@ class Supervisor:
         leaders |= {child.pid: child.job for child in self._children.values() if not child.ended}
         return members(processes, leaders, os.getpid()).get(job, [])
 
-    def _end(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        child = self._children.get(request["id"])
+    def _end(self, request: Request) -> None:
+        asked = request.message
+        child = self._children.get(asked["id"])
         if child is None or child.ended:
-            self._end_lingering(request["id"], request["leader"], request["grace"])
-        elif not child.ending:
-            self._end_child(child)
-        reply({"ok": True})
+            self._end_lingering(asked["id"], asked["leader"], asked["grace"])
+        else:
+            self._end_because(child, asked.get("reason"))
+        request.answer({"ok": True})
 
-    def _time_out(self, child: Child, seconds: float | None) -> None:
+    def _end_because(self, child: Child, reason: str | None) -> None:
         if child.wait_status is None and not child.ending:
-            child.record["reason"] = f"it was ended after its timeout of {seconds:g} s"
+            child.record["reason"] = reason
             self._end_child(child)
 
     def _end_child(self, child: Child) -> None:
@@ -460,74 +460,28 @@ class Supervisor:
 
     # What the daemon has, and has not
 
-    def _forget(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        for job in request["ids"]:
+    def _forget(self, request: Request) -> None:
+        for job in request.message["ids"]:
             self._unread.pop(job, None)
             self._records.release(job)
             child = self._children.get(job)
             if child is not None:
                 for outlet in child.outlets.values():
                     outlet.forget()
-        reply({"ok": True})
+        request.answer({"ok": True})
 
-    def _acknowledge(self, request: Message, _: int | None, reply: Callable[[Message], None]) -> None:
-        for job in request["ids"]:
+    def _acknowledge(self, request: Request) -> None:
+        for job in request.message["ids"]:
             self._unread.pop(job, None)
-        reply({"ok": True})
+        request.answer({"ok": True})
 
-    def _list(self, _: Message, __: int | None, reply: Callable[[Message], None]) -> None:
+    def _list(self, request: Request) -> None:
         records = dict(self._unread)
         records |= {child.job: self._described(child) for child in self._children.values()}
-        reply({"ok": True, "records": list(records.values())})
+        request.answer({"ok": True, "records": list(records.values())})
 
     def _described(self, child: Child) -> JobRecord:
         return {**child.record, "open_streams": child.open_streams}
-
-
-class _Birth:
-    """A forked child on its way to exec: whichever comes first, its report or the end of patience, is answered."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is told with and what it is told to
-        self,
-        loop: Loop,
-        child: Child,
-        report: int,
-        executed: Callable[[Child], None],
-        never_ran: Callable[[Child, tuple[int, str], bool], None],
-        reply: Callable[[Message], None],
-    ) -> None:
-        self._loop = loop
-        self._child = child
-        self._report = report
-        self._executed = executed
-        self._never_ran = never_ran
-        self._reply = reply
-        self._answered = False
-        self._patience = loop.after(EXEC_PATIENCE, self._answer)
-        loop.watch(report, self.reported)
-
-    def reported(self) -> None:
-        """The child has said how its way to exec ended, by a failure or by closing the pipe."""
-        try:
-            failure = read_report(self._report)
-        except BlockingIOError:  # the readiness was that of another file, which had this number a moment ago
-            return
-        self._child.birth = None
-        self._loop.unwatch(self._report)
-        os.close(self._report)
-        self._patience.cancel()
-        if failure is None:
-            self._executed(self._child)
-            self._answer()
-        else:
-            self._never_ran(self._child, failure, self._answered)
-            if not self._answered:
-                self._reply({"error": failure})
-
-    def _answer(self) -> None:
-        if not self._answered:
-            self._answered = True
-            self._reply({"ok": True, "record": self._child.record})
 
 
 def _has_children() -> bool:

@@ -1,8 +1,8 @@
 """What daemon and supervisor say to each other: frames of JSON on a Unix stream socket, each after its length.
 
 Sans-IO: bytes in, messages out. Requests carry `seq` and `op`; each is answered by one message with the same `seq`
-and either `ok` or `error` (an errno and a sentence). Messages without `seq` are news of a job. Text that is not UTF-8
-travels as JSON's lone surrogates, see `jobfs.text`.
+and either `ok` or `error` (an errno and a sentence). Messages without `seq` are news of a job. `descriptors` names what
+comes along beside the bytes, see `passing`. Text that is not UTF-8 travels as JSON's lone surrogates, see `jobfs.text`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import struct
 from typing import TypedDict, cast
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME = 64 * 1024 * 1024  # bytes; a spawn holds a command line and an environment, which execve bounds far below
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # kept: making one costs as much as a message
 _LENGTH = struct.Struct("<I")
@@ -30,6 +30,8 @@ class SpawnOrder(TypedDict):
     timeout: float | None
     grace: float
     nice: int | None
+    pty: bool
+    lease: bool  # who holds it comes along as the descriptor `holder`, where that is known
 
 
 class JobRecord(TypedDict, total=False):
@@ -72,8 +74,10 @@ class Message(TypedDict, total=False):
     grace: float
     reason: str | None
     leader: int
+    rows: int
+    columns: int
     order: SpawnOrder
-    with_directory: bool
+    descriptors: list[str]
     watch: list[tuple[int, str, int]]  # job, stream, offset
     stream: str
     news: str

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
@@ -24,6 +25,7 @@ from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.model import JobSpec
 from jobfs.states import Event
+from jobfs.stdin import Stdin
 from jobfs.supervisor import ADDRESS, JOBS
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Options(TypedDict, total=False):
     timeout: float
     grace: float
     nice: int
+    pty: bool
+    lease: bool
 
 
 class Workshop:
@@ -108,13 +112,13 @@ class Workshop:
         base = JobSpec(cmd, None, "/", self.environment)
         return replace(base, **options)
 
-    async def spawn(self, cmd: str | None = None, **options: Unpack[Options]) -> int:
-        """Spawns and gives the job's id; `Started` has been told by then."""
+    async def spawn(self, cmd: str | None = None, *, holder: int | None = None, **options: Unpack[Options]) -> int:
+        """Spawns and gives the job's id; `Started` has been told by then. `holder`: a pidfd, see `Engine.spawn`."""
         job = next(self._ids)
         spec = self.spec(cmd, **options)
         directory = os.open(spec.directory, os.O_PATH | os.O_CLOEXEC)
         try:
-            await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory)
+            await self.engine.spawn(job, spec, f"{spec.environment}JOBFS_ID={job}\0", directory, holder)
         finally:
             os.close(directory)
         return job
@@ -137,9 +141,9 @@ class Workshop:
         """Signals a job."""
         await self.engine.signal(job, self.started(job).handle, number)
 
-    async def end(self, job: int, grace: float = 5.0) -> None:
+    async def end(self, job: int, grace: float = 5.0, reason: str | None = None) -> None:
         """Ends a job."""
-        await self.engine.end(job, self.started(job).handle, grace)
+        await self.engine.end(job, self.started(job).handle, grace, reason)
 
     def read(self, job: int, stream: str = "stdout") -> bytes:
         """All that is retained of a stream now."""
@@ -149,6 +153,27 @@ class Workshop:
         with reader:
             state = reader.snapshot()
             return reader.read(state.start, state.retained)
+
+    # What is written to jobs
+
+    @asynccontextmanager
+    async def stdin_of(self, job: int) -> AsyncIterator[Stdin]:
+        """A job's stdin, as the table has it."""
+        stdin = Stdin(partial(self.engine.open_stdin, job))
+        try:
+            yield stdin
+        finally:
+            stdin.close()
+
+    async def write(self, job: int, data: bytes) -> None:
+        """Writes all of `data` to the job, as a process that opens the file, writes and closes it."""
+        async with self.stdin_of(job) as stdin:
+            while data:
+                data = data[await stdin.write_some(data) :]
+
+    async def refusal(self, job: int) -> int:
+        """What a write to the job fails with; AssertionError where it does not."""
+        return (await error_of(lambda: self.write(job, b"x"))).errno
 
     # A job that waits for the test to let it go
 

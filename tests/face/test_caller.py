@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobfs.model import Writer
-from mount.caller import Caller, File, find_writer, has_open, identify, session_of
+from mount.caller import Caller, File, find_writer, has_open, holder_of, identify, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,3 +101,31 @@ def test_whether_a_process_has_a_file_open_is_told_by_its_numbers(tmp_path: Path
         assert not has_open(os.getpid(), File(status.st_ino, -1, "0:0"))
         assert not has_open(NOBODY, File(status.st_ino, mount, device))
     assert not has_open(os.getpid(), File(status.st_ino, mount, device))
+
+
+def process_of(pidfd: int | None) -> int | None:
+    """The process that a pidfd is of; it is closed."""
+    if pidfd is None:
+        return None
+    told = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
+    os.close(pidfd)
+    return next(int(line.split()[1]) for line in told.splitlines() if line.startswith("Pid:"))
+
+
+def test_who_holds_a_file_is_the_opener_as_long_as_it_has_it(tmp_path: Path) -> None:
+    """Its process, whichever of its threads opened the file; else the writer; else nobody is known."""
+    path = tmp_path / "file"
+    path.touch()
+    own = os.getpid()
+    with process(tmp_path, {}) as writer:
+        before = len(os.listdir("/proc/self/fd"))
+        with path.open("rb") as file:
+            told = Path(f"/proc/self/fdinfo/{file.fileno()}").read_text(encoding="ascii").splitlines()
+            mount = next(int(line.split()[1]) for line in told if line.startswith("mnt_id:"))
+            node = File(os.fstat(file.fileno()).st_ino, mount, "0:0")
+            with ThreadPoolExecutor(1) as threads:
+                thread = threads.submit(threading.get_native_id).result()
+                assert [own, own] == [process_of(holder_of(task, node, writer)) for task in (own, thread)]
+        assert [writer] * 3 == [process_of(holder_of(task, node, writer)) for task in (own, 0, NOBODY)]
+        assert [None, None] == [holder_of(own, node, gone) for gone in (NOBODY, None)]
+        assert before == len(os.listdir("/proc/self/fd"))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import pytest
 
+from jobfs.errors import NotPermitted
 from jobfs.model import Surroundings, Writer
-from mount import handles
+from mount import control_handle
 from mount.caller import Caller, File
 from tests.face.faces import Face, errno_of
 
@@ -28,6 +29,7 @@ class Kernel:
     directory: str = "/"
     found: bool = True
     still_open: bool = True
+    holds: bool = True
     writers: list[Caller] = field(default_factory=list)
 
     async def find_writer(self, opener: int, file: File) -> Caller:
@@ -45,13 +47,20 @@ class Kernel:
         del task, file
         return self.still_open
 
+    def holder_of(self, opener: int, file: File, writer: int | None) -> int | None:
+        """Stands for mount.caller.holder_of."""
+        assert (opener, writer) == (os.getpid(), self.writers[-1].writer.pid)
+        del file
+        return os.pidfd_open(opener) if self.holds else None
+
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """What /proc tells, by the test."""
     it = Kernel(uid=os.getuid())
-    monkeypatch.setattr(handles, "find_writer", it.find_writer)
-    monkeypatch.setattr(handles, "has_open", it.has_open)
+    monkeypatch.setattr(control_handle, "find_writer", it.find_writer)
+    monkeypatch.setattr(control_handle, "has_open", it.has_open)
+    monkeypatch.setattr(control_handle, "holder_of", it.holder_of)
     return it
 
 
@@ -220,3 +229,60 @@ async def test_a_ctl_that_was_not_written_reads_as_its_usage(face: Face, kernel:
     assert said
     assert all(line.startswith(b"#") for line in said.splitlines())
     assert [] == kernel.writers
+
+
+OVER = "the file it was spawned on was closed"
+
+
+async def test_the_last_close_ends_the_jobs_that_are_leased_on_the_file(desk: Desk, face: Face, kernel: Kernel) -> None:
+    """Those alone, and not when a child that inherited the file has closed it."""
+    handle = await face.open("ctl", os.O_RDWR)
+    other = await face.open("ctl", os.O_RDWR)
+    text = b"spawn --lease a\nspawn b\nspawn --lease --grace 1 c\n"
+    await face.operations.write(handle, 0, text)
+    await face.operations.write(other, 0, b"spawn --lease d\n")
+    await face.operations.flush(handle)
+    assert [] == desk.engine.ends
+    await face.operations.release(handle)
+    assert ([(1, 5.0), (3, 1.0)], [OVER, OVER]) == (desk.engine.ends, desk.engine.reasons)
+    assert [True, False, True, True] == [fake.holder is not None for fake in desk.engine.jobs.values()]
+    kernel.holds = False
+    await face.operations.release(other)
+    assert [(1, 5.0), (3, 1.0), (4, 5.0)] == desk.engine.ends
+
+
+async def test_a_leased_job_that_has_ended_is_not_ended_again(desk: Desk, face: Face, kernel: Kernel) -> None:
+    """Nor what it left behind: the job has ended, and with it the lease."""
+    handle = await face.open("ctl", os.O_RDWR)
+    await face.operations.write(handle, 0, b"spawn --lease a\nspawn --lease b\n")
+    desk.engine.exit(1, lingering=1)
+    await face.operations.release(handle)
+    assert ([(2, 5.0)], 1) == (desk.engine.ends, len(kernel.writers))
+
+
+async def test_a_restart_in_a_jobs_own_ctl_is_leased_on_that(desk: Desk, face: Face, kernel: Kernel) -> None:
+    """It is ended when that file is closed."""
+    await face.write("ctl", b"spawn --lease a\n")
+    desk.engine.kill(1, 15)
+    handle = await face.open("1/ctl", os.O_RDWR)
+    await face.operations.write(handle, 0, b"restart\n")
+    await face.operations.release(handle)
+    assert ([(1, 5.0), (2, 5.0)], 2) == (desk.engine.ends, len(kernel.writers))
+
+
+async def test_a_lease_in_an_unterminated_line_is_over_at_once(desk: Desk, face: Face, kernel: Kernel) -> None:
+    """The close that runs the line is the file's own."""
+    handle = await face.open("ctl", os.O_WRONLY)
+    await face.operations.write(handle, 0, b"spawn --lease a")
+    await face.operations.release(handle)
+    assert ([1], [(1, 5.0)], 1) == (desk.ids(), desk.engine.ends, len(kernel.writers))
+
+
+async def test_a_lease_that_cannot_be_ended_is_an_event(desk: Desk, face: Face, kernel: Kernel) -> None:
+    """Nobody else is left to be told; the other jobs are ended all the same."""
+    handle = await face.open("ctl", os.O_RDWR)
+    await face.operations.write(handle, 0, b"spawn --lease a\nspawn --lease b\n")
+    desk.engine.fail(NotPermitted("its processes are another user's"))
+    await face.operations.release(handle)
+    errors = [event["errno"] for event in desk.events() if event["event"] == "error"]
+    assert ([errno.EPERM] * 2, 1) == (errors, len(kernel.writers))

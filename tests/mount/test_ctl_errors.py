@@ -46,10 +46,10 @@ SYNTAX = {
     "JSON with a NUL": '{"op": "spawn", "cmd": "true\\u0000"}',
     "JSON list": '["spawn"]',
     "word after clean": "clean 1",
-    "pty": "spawn --pty true",
-    "lease": "spawn --lease true",
-    "stdin pipe": "spawn --stdin pipe cat",
-    "eof": "eof 1",
+    "size without jobs": "winsize 24 80",
+    "size that is none": "winsize 24 0 1",
+    "lease with a value": "spawn --lease=yes true",
+    "pty with a value": "spawn --pty=yes true",
 }
 
 
@@ -82,7 +82,7 @@ def test_nul_is_refused(shared: Mounted) -> None:
     assert errno.EINVAL == refused(shared, b"spawn true\0")[0]
 
 
-@pytest.mark.parametrize("verb", ["kill", "kill -9", "stop", "cont", "rm", "restart"])
+@pytest.mark.parametrize("verb", ["kill", "kill -9", "stop", "cont", "eof", "winsize 1 1", "rm", "restart"])
 @pytest.mark.parametrize("word", ["999999", "%999999", "nobody"])
 def test_no_such_job_is_enoent(shared: Mounted, verb: str, word: str) -> None:
     """A job that is not there is ENOENT, and the reply names the word."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from jobfs.store import SCHEMA
 from jobfs.supervisor import ADDRESS, JOBS, RECORDS, job_file
 from jobfs.supervisor.records import read_records
 from mount.state import MEMORY, state_path
@@ -366,7 +367,7 @@ UNUSABLE: dict[Callable[[Path], object], str] = {
     link: "the state directory {state} is a link or no directory",
     Path.touch: "the state directory {state} cannot be made: File exists",
     jobs_elsewhere: "the state directory {state}/jobs is a link or no directory",
-    newer: "{state}/jobs.sqlite: the state is from a newer jobfs (schema 99, this one knows 1)",
+    newer: f"{{state}}/jobs.sqlite: the state is from a newer jobfs (schema 99, this one knows {SCHEMA})",
     scribbled: "{state}/jobs.sqlite: the state's database is damaged: file is not a database",
 }
 

@@ -231,7 +231,15 @@ def test_evicted_sizes(shared: Mounted, evicted: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "program", ['cat "$1"', 'cp "$1" copy; cat copy', 'dd if="$1" bs=777 status=none', 'cat < "$1"']
+    "program",
+    [
+        'cat "$1"',
+        'cp "$1" copy; cat copy',
+        'dd if="$1" bs=777 status=none',
+        'cat < "$1"',
+        'while read -r line; do echo "$line"; done < "$1"',  # it reads a buffer, and seeks back to the line's end
+        '{ head -n 3; cat; } < "$1"',  # likewise
+    ],
 )
 def test_evicted_stream_is_read_from_its_oldest_line(
     shared: Mounted, evicted: int, tmp_path: Path, program: str

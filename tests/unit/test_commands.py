@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from jobfs.commands import Commands
-from jobfs.control import check_supported, parse_line
+from jobfs.control import parse_line
 from jobfs.errors import (
     AccessDenied,
     BadCommand,
@@ -32,6 +32,7 @@ from jobfs.model import DEFAULT_CAPACITY, JobSpec, Surroundings, Writer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jobfs.job import Job
     from tests.unit.tables import Desk
 
 ENVIRONMENT = "HOME=/root\0A=1\0"
@@ -48,12 +49,29 @@ class From:
     writer: Writer = field(default_factory=lambda: Writer(50, 0, 5, "bash"))
 
 
-async def run(desk: Desk, line: str, origin: From | None = None) -> str:
+class Opened:
+    """The open file that commands are written to; the process that has it open is this one, where it is `known`."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        self.known = known
+        self.leased: list[int] = []
+        self.asked_for: list[Writer] = []
+
+    def holder(self, writer: Writer) -> int | None:
+        """A pidfd of this process."""
+        self.asked_for.append(writer)
+        return os.pidfd_open(os.getpid()) if self.known else None
+
+    def lease(self, job: Job) -> None:
+        """The job is noted."""
+        self.leased.append(job.id)
+
+
+async def run(desk: Desk, line: str, origin: From | None = None, file: Opened | None = None) -> str:
     """Runs one line of `ctl` and gives its reply."""
     command = parse_line(line.encode("utf-8", "surrogateescape"))
     assert command is not None
-    check_supported(command)
-    return await Commands(desk.table).run(command, origin or From())
+    return await Commands(desk.table).run(command, origin or From(), file or Opened())
 
 
 async def refused(desk: Desk, line: str, origin: From | None = None) -> JobfsError:
@@ -96,7 +114,8 @@ async def test_options_are_what_the_job_is_given(desk: Desk) -> None:
     """Every option of the command reaches the engine."""
     await run(
         desk,
-        "spawn --name x --cwd lib --env A=2 --env B=3 --stdin in --limit 64K --timeout 2m --grace 1 --nice 5 -- a b",
+        "spawn --name x --cwd lib --env A=2 --env B=3 --stdin in --limit 64K --timeout 2m --grace 1 --nice 5 --pty"
+        " -- a b",
     )
     assert JobSpec(
         cmd="a b",
@@ -111,6 +130,7 @@ async def test_options_are_what_the_job_is_given(desk: Desk) -> None:
         timeout=120.0,
         grace=1.0,
         nice=5,
+        pty=True,
         writer=Writer(50, 0, 5, "bash"),
     ) == _spec(desk, 1)
 
@@ -379,7 +399,135 @@ async def test_restart_of_two_jobs_of_one_name_starts_neither(desk: Desk) -> Non
     assert (NameTaken, errno.EEXIST) == (type(error), error.errno)
 
 
-async def test_eof_is_not_there_yet(desk: Desk) -> None:
-    """What this version lacks is refused with a sentence."""
-    await run(desk, "spawn true")
-    assert "not available yet" in str(await refused(desk, "eof 1"))
+# eof
+
+
+async def test_eof_closes_the_stdin_of_each_job(desk: Desk) -> None:
+    """Every job named reads end of file, and a second eof is fine."""
+    for _ in range(2):
+        await run(desk, "spawn --stdin pipe cat")
+    assert "ok" == await run(desk, "eof 1 2")
+    assert "ok" == await run(desk, "eof 1")
+    assert [1, 2, 1] == desk.engine.eofs
+
+
+async def test_eof_of_a_job_that_reads_no_pipe_is_refused(desk: Desk) -> None:
+    """EINVAL and a sentence that names the job; the other jobs named are left as they are."""
+    await run(desk, "spawn --stdin pipe cat")
+    await run(desk, "spawn cat")
+    error = await refused(desk, "eof 1 2")
+    assert (BadCommand, errno.EINVAL) == (type(error), error.errno)
+    assert "job 2 has no stdin to close: it was spawned without --stdin pipe or --pty" == str(error)
+    assert [] == desk.engine.eofs
+
+
+async def test_eof_fails_only_where_every_job_has_ended(desk: Desk) -> None:
+    """ESRCH, as for the other verbs."""
+    for _ in range(2):
+        await run(desk, "spawn --stdin pipe cat")
+    desk.engine.exit(1)
+    assert "ok" == await run(desk, "eof 1 2")
+    desk.engine.exit(2)
+    error = await refused(desk, "eof 1 2")
+    assert (JobEnded, errno.ESRCH) == (type(error), error.errno)
+    assert [2] == desk.engine.eofs
+
+
+async def test_eof_of_a_terminal_leaves_it_open(desk: Desk) -> None:
+    """End of file is typed, and more can be written after it."""
+    await run(desk, "spawn --pty cat")
+    job = desk.table.jobs()[0]
+    await desk.table.stdin(job).open()
+    assert "ok" == await run(desk, "eof 1")
+    assert ([1], False) == (desk.engine.eofs, desk.table.stdin(job).closed)
+    await desk.table.stdin(job).write_some(b"more")
+
+
+# winsize
+
+
+async def test_winsize_sets_the_size_of_each_terminal(desk: Desk) -> None:
+    """Rows first, as in struct winsize and stty(1)."""
+    for _ in range(2):
+        await run(desk, "spawn --pty top")
+    assert "ok" == await run(desk, "winsize 40 120 1 2")
+    assert [(1, 40, 120), (2, 40, 120)] == desk.engine.sizes
+
+
+async def test_winsize_of_a_job_without_a_terminal_is_refused(desk: Desk) -> None:
+    """EINVAL and a sentence that names the job; no other job named is changed."""
+    await run(desk, "spawn --pty top")
+    await run(desk, "spawn --stdin pipe top")
+    error = await refused(desk, "winsize 40 120 1 2")
+    assert (BadCommand, errno.EINVAL) == (type(error), error.errno)
+    assert "job 2 has no terminal: it was spawned without --pty" == str(error)
+    assert [] == desk.engine.sizes
+
+
+async def test_winsize_fails_only_where_every_job_has_ended(desk: Desk) -> None:
+    """ESRCH, as for the other verbs."""
+    for _ in range(2):
+        await run(desk, "spawn --pty top")
+    desk.engine.exit(1)
+    assert "ok" == await run(desk, "winsize 40 120 1 2")
+    desk.engine.exit(2)
+    assert errno.ESRCH == (await refused(desk, "winsize 40 120 1 2")).errno
+
+
+async def test_the_stderr_of_a_job_with_a_terminal_is_closed(desk: Desk) -> None:
+    """From its start: nothing is ever written to it."""
+    await run(desk, "spawn --pty top")
+    info = desk.info(desk.table.jobs()[0])
+    assert (False, True, 0) == (info.stdout.closed, info.stderr.closed, info.stderr.written)
+
+
+async def test_restart_keeps_pipe_and_terminal(desk: Desk) -> None:
+    """A job that is restarted reads what its first run could read."""
+    await run(desk, "spawn --pty top")
+    await run(desk, "spawn --stdin pipe cat")
+    for job in (1, 2):
+        desk.engine.exit(job)
+    await run(desk, "restart 1 2")
+    assert [(True, "none"), (False, "pipe")] == [(_spec(desk, job).pty, _spec(desk, job).stdin) for job in (3, 4)]
+
+
+# Leases
+
+
+async def test_a_lease_is_on_the_file_that_the_spawn_was_written_to(desk: Desk) -> None:
+    """The engine is told who holds it, by a pidfd that is closed when it has been sent."""
+    before = len(os.listdir("/proc/self/fd"))
+    file = Opened()
+    await run(desk, "spawn --lease make", file=file)
+    await run(desk, "spawn make", file=file)
+    assert ([1], [Writer(50, 0, 5, "bash")]) == (file.leased, file.asked_for)
+    assert [(True, True), (False, False)] == [
+        (fake.spec.lease, fake.holder is not None) for fake in desk.engine.jobs.values()
+    ]
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_lease_whose_holder_is_not_known_is_one_all_the_same(desk: Desk) -> None:
+    """The file's closing tells."""
+    file = Opened(known=False)
+    await run(desk, "spawn --lease make", file=file)
+    assert ([1], None) == (file.leased, desk.engine.jobs[1].holder)
+
+
+async def test_a_spawn_that_fails_is_leased_on_nothing(desk: Desk) -> None:
+    """And leaves no descriptor."""
+    before = len(os.listdir("/proc/self/fd"))
+    file = Opened()
+    desk.engine.fail(SpawnFailed("cannot run make", errno.ENOENT))
+    with pytest.raises(SpawnFailed):
+        await run(desk, "spawn --lease make", file=file)
+    assert ([], before) == (file.leased, len(os.listdir("/proc/self/fd")))
+
+
+async def test_a_restart_is_leased_on_the_file_that_it_was_written_to(desk: Desk) -> None:
+    """Not on the one of the first run, which may be closed by now."""
+    first, second = Opened(), Opened()
+    await run(desk, "spawn --lease make", file=first)
+    desk.engine.exit(1)
+    assert "2" == await run(desk, "restart 1", file=second)
+    assert ([1], [2], True) == (first.leased, second.leased, desk.engine.jobs[2].holder is not None)

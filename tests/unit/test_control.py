@@ -26,7 +26,7 @@ from jobfs.control import (
     Spawn,
     SpawnOptions,
     Stop,
-    check_supported,
+    Winsize,
     parse_line,
     validate_name,
 )
@@ -241,6 +241,9 @@ def test_a_line_of_the_longest_length_is_read_and_no_longer_one() -> None:
         ("stop 1", Stop(("1",))),
         ("cont 1 2", Cont(("1", "2"))),
         ("eof x.y-z_", Eof(("x.y-z_",))),
+        ("winsize 24 80 1 %2", Winsize(24, 80, ("1", "2"))),
+        ("winsize 1 65535 -- web", Winsize(1, 65535, ("web",))),
+        ("winsize '007' 080 last", Winsize(7, 80, ("last",))),
         ("rm %3 ", Remove(("3",))),
         ("restart 1\r", Restart(("1",))),
         ("clean", Clean()),
@@ -376,6 +379,7 @@ def test_a_name_fits_in_a_directory_entry() -> None:
         ("stop", Stop(("7",))),
         ("cont ", Cont(("7",))),
         ("eof", Eof(("7",))),
+        ("winsize 24 80", Winsize(24, 80, ("7",))),
         ("restart", Restart(("7",))),
         ("rm\r", Remove(("7",))),
         ("# note", None),
@@ -442,6 +446,8 @@ def test_json_spawns_with_every_option() -> None:
         ('{"op":"stop","job":1}', Stop(("1",))),
         ('{"op":"cont","job":1}', Cont(("1",))),
         ('{"op":"eof","job":1}', Eof(("1",))),
+        ('{"op":"winsize","rows":24,"cols":80,"jobs":[1,"x"]}', Winsize(24, 80, ("1", "x"))),
+        ('{"cols":80,"job":"%3","rows":24,"op":"winsize"}', Winsize(24, 80, ("3",))),
         ('{"op":"rm","jobs":[1]}', Remove(("1",))),
         ('{"op":"restart","jobs":["x"]}', Restart(("x",))),
         ('{"op":"clean"}', Clean()),
@@ -533,6 +539,42 @@ def test_deep_nesting_is_an_error_as_any_other(bracket: str, depth: int) -> None
     refusal('{"op":"kill","jobs":' + bracket * depth + "1" + closing * depth + "}")
 
 
+@given(st.integers(), st.integers())
+def test_a_size_is_two_numbers_that_a_terminal_can_have(rows: int, columns: int) -> None:
+    """Rows and columns from 1 to 65535, the same in both spellings; all else is refused, and the key is named."""
+    words = f"winsize {rows} {columns} 1"
+    text = json.dumps({"op": "winsize", "rows": rows, "cols": columns, "jobs": [1]})
+    wrong = [key for key, value in (("rows", rows), ("cols", columns)) if not 1 <= value <= 65535]
+    if wrong:
+        assert [wrong[0]] * 2 == [refusal(line).partition(":")[0] for line in (words, text)]
+    else:
+        assert [Winsize(rows, columns, ("1",))] * 2 == [read(words), read(text)]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("winsize", "rows"),
+        ("winsize 24", "cols"),
+        ("winsize 24 80", "no job"),
+        ("winsize 24 80 --", "no job"),
+        ("winsize 24 eighty 1", "'eighty'"),
+        ("winsize +24 80 1", "'+24'"),
+        ("winsize 24 123456 1", "'123456'"),
+        ("winsize \u0662 80 1", "rows"),
+        ('{"op":"winsize","jobs":[1]}', "rows"),
+        ('{"op":"winsize","rows":"24","cols":80,"jobs":[1]}', "rows"),
+        ('{"op":"winsize","rows":24,"cols":true,"jobs":[1]}', "cols"),
+        ('{"op":"winsize","rows":24,"cols":80.0,"jobs":[1]}', "cols"),
+        ('{"op":"winsize","rows":24,"cols":80,"size":1,"jobs":[1]}', "size"),
+        ('{"op":"eof","rows":24,"jobs":[1]}', "rows"),
+    ],
+)
+def test_a_size_that_is_none_is_named(line: str, word: str) -> None:
+    """The message has the key or the word at fault."""
+    assert word in refusal(line)
+
+
 @given(
     raw=st.one_of(
         st.binary(),
@@ -565,32 +607,6 @@ def test_no_bytes_raise_anything_else(raw: bytes, job: str | None) -> None:
         parse_line(raw, job=job)
     except BadCommand as error:
         assert printable(str(error)) == str(error)  # noqa: PT017 - most lines drawn raise, and some do not
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("spawn --pty x", "--pty is not available yet"),
-        ("spawn --lease x", "--lease is not available yet"),
-        ("spawn --stdin pipe x", "--stdin pipe is not available yet"),
-        ("eof 1", "eof is not available yet"),
-    ],
-)
-def test_what_is_not_offered_yet_parses_and_is_refused(line: str, sentence: str) -> None:
-    """What a later version does is told apart from what is no command at all."""
-    command = read(line)
-    assert command is not None
-    with pytest.raises(BadCommand) as caught:
-        check_supported(command)
-    assert sentence == str(caught.value)
-
-
-@pytest.mark.parametrize("line", ["spawn x", "spawn --stdin ./pipe x", "kill 1", "rm 1", "clean", "restart 1"])
-def test_what_is_offered_passes(line: str) -> None:
-    """The rest is supported."""
-    command = read(line)
-    assert command is not None
-    check_supported(command)
 
 
 def test_the_usage_text_says_nothing_as_commands() -> None:

@@ -16,7 +16,7 @@ from jobfs.text import printable
 # Lines that are commands, lines that are none, and lines that say nothing.
 GOOD = ["spawn make", "spawn echo kill 1", "kill 1", "kill -9 2 3", "stop %4", "clean", '{"op": "clean"}', "rm x\r"]
 SILENT = ["", "# a note", "  "]
-BAD = ["bogus", "kill", "kill -9", "spawn --name", "eof 1", "{", "spawn clean\0"]
+BAD = ["bogus", "kill", "kill -9", "spawn --name", "eof", "{", "spawn clean\0"]
 
 
 class Face:

@@ -147,6 +147,32 @@ def test_reads_that_follow_on_go_before_the_offset() -> None:
     assert lines(25, 30) == file.read(100)
 
 
+def test_who_goes_back_in_a_sequence_finds_what_was_there() -> None:
+    """As bash does for each line: read a buffer, and seek back to where the line ended."""
+    source = source_of(lines(0, 100), capacity=160)
+    file = opened(source)
+    seen = []
+    while chunk := file.read(30):
+        line, newline, rest = chunk.partition(b"\n")
+        file.position -= len(rest)
+        seen.append(line + newline)
+    assert lines(60, 100) == b"".join(seen)
+
+
+def test_who_goes_back_behind_a_skip_starts_at_the_oldest_line() -> None:
+    """What a sequence was given before it was overtaken is gone, and what it was given after is there."""
+    source = source_of(lines(0, 20), capacity=40)
+    file = opened(source)
+    file.cursor.polled()
+    assert lines(10, 14) == file.read(16)
+    source.append(lines(20, 40))
+    assert lines(30, 34) == file.read(16)
+    file.position -= 8
+    assert lines(32, 34) == file.read(8)
+    file.position -= 20
+    assert lines(30, 32) == file.read(8)
+
+
 def test_an_overtaken_sequence_goes_on_at_a_line() -> None:
     """A reader that was at the end of a line goes on at the oldest line, with nothing between."""
     source = source_of(lines(0, 10), capacity=40)

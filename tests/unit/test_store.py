@@ -1,6 +1,7 @@
 """What survives the daemon: rows in, rows out, and a sentence where that cannot be."""
 
 import errno
+import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from jobfs.store import SCHEMA, Row, StateDamaged, Store
 from jobfs.text import decode
 from tests.unit.tables import spec
 
+NEW_KEYS = {"pty", "lease"}  # of specifications, which the first schema did not have
 TEXT = st.binary().map(decode)
 WRITERS = st.builds(
     Writer,
@@ -39,6 +41,8 @@ SPECS = st.builds(
     timeout=st.none() | st.floats(0, 1e9),
     grace=st.floats(0, 1e9),
     nice=st.none() | st.integers(-20, 19),
+    pty=st.booleans(),
+    lease=st.booleans(),
     writer=WRITERS,
 )
 
@@ -231,3 +235,21 @@ def test_ends_are_stored_together_or_not_at_all(full: Store) -> None:
     assert ["queued", "queued"] == [row.status.word for row in full.jobs()]
     full.end([_row(1)])
     assert ["failed:3", "queued"] == [row.status.word for row in full.jobs()]
+
+
+def test_a_state_of_the_first_schema_is_taken_up(store: Store, path: Path) -> None:
+    """Its jobs are as they were, with what they lack at its default; an older jobfs refuses the state from then on."""
+    id_ = store.add(spec("make", stdin="in"), 1.5)
+    store.close()
+    db = sqlite3.connect(path, isolation_level=None)
+    ((said,),) = db.execute("SELECT spec FROM job")
+    known = {key: value for key, value in json.loads(said).items() if key not in NEW_KEYS}
+    db.execute("UPDATE job SET spec=?", (json.dumps(known),))
+    db.execute("PRAGMA user_version=1")
+    db.close()
+    again = Store(path)
+    assert [(id_, spec("make", stdin="in"))] == [(row.id, row.spec) for row in again.jobs()]
+    again.close()
+    db = sqlite3.connect(path)
+    assert (SCHEMA,) == db.execute("PRAGMA user_version").fetchone()
+    db.close()

@@ -1,0 +1,73 @@
+"""What the supervisor remembers of one job, from its spawn until nothing of it is left to be watched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobfs.supervisor.berth import Berth
+    from jobfs.supervisor.birth import Birth
+    from jobfs.supervisor.lease import Lease
+    from jobfs.supervisor.loop import Timer
+    from jobfs.supervisor.outlet import Outlet
+    from jobfs.supervisor.wire import JobRecord, SpawnOrder
+
+
+class Child:
+    """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
+
+    def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
+        """Takes `berth`, which is the job's from now on; OSError where that cannot be all that it needs."""
+        berth.take(job, order)
+        self.job = job
+        self.berth = berth
+        self.grace = order["grace"]
+        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
+        self.pidfd = -1
+        self.executed = False
+        self.ending = False
+        self.wait_status: int | None = None  # of a process that was reaped, but whose output is not all drained yet
+        self.ended = False
+        self.queued_signals: list[int] = []
+        self.birth: Birth | None = None
+        self.lease: Lease | None = None
+        self.timeout: Timer | None = None
+        self.identify: Timer | None = None
+        self.kill: Timer | None = None  # the end of the grace period
+        self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
+
+    def close_lease(self) -> None:
+        """Its life depends on nobody any more: it has ended."""
+        if self.lease is not None:
+            self.lease.close()
+            self.lease = None
+
+    def cancel_timers(self) -> None:
+        """Nothing more is to happen by itself."""
+        for timer in (self.timeout, self.kill, self.identify, *self.retries.values()):
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def outlets(self) -> dict[str, Outlet]:
+        """Its output pipes."""
+        return self.berth.outlets
+
+    @property
+    def stdin(self) -> int:
+        """Where to write for the job to read it; -1 where nothing is to be written, now or at all."""
+        if self.wait_status is not None:
+            return -1
+        if self.berth.terminal is not None:
+            return self.berth.terminal.reader
+        return -1 if self.berth.inlet is None else self.berth.inlet.writer
+
+    @property
+    def pid(self) -> int:
+        """The number of the job's process, which is also its group's and its session's."""
+        return self.record["pid"]
+
+    @property
+    def open_streams(self) -> list[str]:
+        """The streams that somebody may still write to."""
+        return [name for name, outlet in self.outlets.items() if not outlet.closed]

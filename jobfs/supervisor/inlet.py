@@ -1,0 +1,31 @@
+"""The pipe that a job reads as its stdin.
+
+Its writing end is kept here, so that it stays open over any number of writers, until it is closed for them all.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class Inlet:
+    """A pipe: `job_end` is what the job reads, `writer` what is written to. Both are -1 once they are closed."""
+
+    def __init__(self) -> None:
+        """Makes the pipe; OSError where that fails."""
+        self.job_end, self.writer = os.pipe2(os.O_CLOEXEC)
+        # Whoever is given a duplicate of it shares this flag. The job's end is its own, and blocks.
+        os.set_blocking(self.writer, False)
+
+    def started(self) -> None:
+        """The job has its end now; ours goes, so that a writer learns when the job has closed it."""
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def close(self) -> None:
+        """The job reads what is in the pipe, and then end of file."""
+        self.started()
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
