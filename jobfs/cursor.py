@@ -34,7 +34,8 @@ class StreamCursor:
         """Read from `source`, or from an empty stream until there is one (see `attach`)."""
         self._source = source
         self._first_end: int | None = None  # Where the stream stood at the first read.
-        self._live = False  # End of file was met, or the file polled: from then on it is the current end.
+        self._live = False  # End of file was met, or the file polled ...: from then on it is the current end.
+        self._last_read: int | None = None  # File offset of the last read that delivered something.
         self._next = 0  # File offset at which a read would follow on ...
         self._position = 0  # ... and the stream offset that it means,
         self._inside_line = False  # ... and whether the last byte delivered was not a newline.
@@ -67,12 +68,16 @@ class StreamCursor:
         """
         if size <= 0:
             return b""
+        # Back to the last read's beginning or before it goes a viewer, less for one, and it believes fstat(2) then. What
+        # runs through a file, grep or bash that looks for a line's end, goes back within its last buffer at most.
+        self._live = self._live or (self._last_read is not None and offset <= self._last_read)
         sequence = self._sequence_at(offset)
         data = b"" if self._source is None else self._fill(self._source, sequence, size)
         if not data:  # It has moved nothing: a probe at the end of the file does not break the sequence.
             self._live = True
             return data
         self._went_back = self._went_back or offset < self._next
+        self._last_read = offset
         self._next = offset + len(data)
         self._position = sequence.position
         self._inside_line = sequence.inside_line

@@ -112,6 +112,11 @@ class Poller:
     def __init__(self) -> None:
         self._wake: Wake | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is one to be woken."""
+        return self._wake is not None
+
     def keep(self, wake: Wake) -> None:
         """This is how to wake it from now on."""
         self._wake = wake
@@ -155,6 +160,7 @@ class StatusHandle(TextHandle):
 
     def poll(self, wake: Wake | None) -> int:
         """See `Handle`. A reader that goes back gets what a disk's file says: less asks before it reads."""
+        self._fresh = False  # what the open said is not what the poll tells of
         return AS_ON_DISK if self._went_back else self._end.poll(wake)
 
     async def release(self) -> None:
@@ -230,9 +236,12 @@ class StreamHandle(ReadOnly):
                 self._cursor.attach(self._reader)
         for _ in range(_OVERTAKEN):
             try:
-                return self._cursor.read(offset, size)
+                data = self._cursor.read(offset, size)
             except Evicted:  # the job writes faster than this process gets to read
                 await trio.lowlevel.checkpoint()
+            else:
+                self._tell_end(data)
+                return data
         raise pyfuse3.FUSEError(errno.EAGAIN)
 
     def poll(self, wake: Wake | None) -> int:
@@ -250,6 +259,11 @@ class StreamHandle(ReadOnly):
         self._view.ignore(self._poller.wake)
         if self._reader is not None:
             self._reader.close()
+
+    def _tell_end(self, data: bytes) -> None:
+        """The read that takes the last byte makes POLLHUP true; nothing else would tell an edge-triggered epoll."""
+        if data and self._poller.waits and self._ended() and self._view.state.written <= self._cursor.position:
+            self._poller.wake()
 
     def _listen(self, wake: Wake | None) -> int:
         """How much was written; has `wake` notified of more, in any case: epoll(7) may be edge-triggered."""

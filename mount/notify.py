@@ -118,7 +118,8 @@ class KernelFace:
 
     def hides(self, job: int) -> bool:
         """Whether a job is not to be found yet."""
-        return job in self._births
+        birth = self._births.get(job)
+        return birth is not None and not birth.made
 
     def leaving(self, job: int, task: int | None = None) -> Job | None:
         """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""

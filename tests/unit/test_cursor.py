@@ -129,6 +129,31 @@ def test_a_newline_at_the_very_end_starts_no_line() -> None:
     assert b"x" * 9 + b"\n" == opened(source_of(b"x" * 100 + b"\n", capacity=10)).read_all()
 
 
+def test_who_goes_back_as_a_viewer_does_reads_to_the_current_end() -> None:
+    """less reads a block before the last one, believes what fstat(2) says by then, and must find it."""
+    source = source_of(lines(0, 20))
+    file = opened(source, 40)
+    assert lines(10, 20) == file.read(100)
+    file.position = 0
+    assert lines(0, 10) == file.read(40)
+    source.append(lines(20, 22))
+    file.position = 80
+    assert lines(20, 22) == file.read(100)
+
+
+def test_who_goes_back_in_its_last_buffer_ends_where_the_stream_stood() -> None:
+    """bash seeks back to the end of each line that it reads, and shall end on a job that writes faster than that."""
+    source = source_of(lines(0, 20))
+    file = opened(source)
+    seen = []
+    while chunk := file.read(30):
+        source.append(lines(20, 40))
+        line, newline, rest = chunk.partition(b"\n")
+        file.position -= len(rest)
+        seen.append(line + newline)
+    assert lines(0, 20) == b"".join(seen)
+
+
 def test_a_second_look_from_the_beginning_starts_at_the_oldest_line_again() -> None:
     """As less does: 256 bytes at 0, then all from 0 on."""
     source = source_of(lines(0, 200), capacity=400)
