@@ -3,7 +3,7 @@
 Two kinds of offsets meet here. Stream offsets are absolute; file offsets are what the reader's system calls say. They
 are the same until a read starts in evicted bytes: it is given the oldest retained line instead, and the reads that
 follow on from it follow on in the stream, so that from there on the two differ. Such a run of reads is a sequence.
-Its newest part without a gap is the stretch: in it a program can go back and find again what it was given there.
+What the last read of it gave is found again by a program that goes back in that.
 """
 
 from dataclasses import dataclass
@@ -34,12 +34,11 @@ class StreamCursor:
         """Read from `source`, or from an empty stream until there is one (see `attach`)."""
         self._source = source
         self._first_end: int | None = None  # Where the stream stood at the first read.
-        self._live = False  # End of file was met, or the file polled ...: from then on it is the current end.
-        self._last_read: int | None = None  # File offset of the last read that delivered something.
+        self._live = False  # End of file was met, or the file polled: from then on it is the current end.
         self._next = 0  # File offset at which a read would follow on ...
         self._position = 0  # ... and the stream offset that it means,
         self._inside_line = False  # ... and whether the last byte delivered was not a newline.
-        self._stretch = range(0)  # File offsets of the stretch ...
+        self._last = range(-1, -1)  # File offsets of what the last read gave, after a skip if there was one, ...
         self._shift = 0  # ... and what makes stream offsets of them.
         self._went_back = False
 
@@ -57,6 +56,14 @@ class StreamCursor:
         """Read from `source` from now on: the stream of a file that was opened before its first byte."""
         self._source = source
 
+    def told(self, size: int) -> None:
+        """Note that somebody was told that the file has `size` bytes: reads get that far.
+
+        A program that asks for the size and then reads up to it, as tail -f and less do, must not meet an end before.
+        """
+        if self._first_end is not None:
+            self._first_end = max(self._first_end, size)
+
     def polled(self) -> None:
         """Note that the file was polled: from now on, end of file is the stream's current end."""
         self._live = True
@@ -68,20 +75,17 @@ class StreamCursor:
         """
         if size <= 0:
             return b""
-        # Back to the last read's beginning or before it goes a viewer, less for one, and it believes fstat(2) then. What
-        # runs through a file, grep or bash that looks for a line's end, goes back within its last buffer at most.
-        self._live = self._live or (self._last_read is not None and offset <= self._last_read)
         sequence = self._sequence_at(offset)
         data = b"" if self._source is None else self._fill(self._source, sequence, size)
         if not data:  # It has moved nothing: a probe at the end of the file does not break the sequence.
             self._live = True
             return data
         self._went_back = self._went_back or offset < self._next
-        self._last_read = offset
         self._next = offset + len(data)
         self._position = sequence.position
         self._inside_line = sequence.inside_line
-        self._note_stretch(sequence)
+        self._last = range(self._next - sequence.taken, self._next)
+        self._shift = self._position - self._next
         return data
 
     def _sequence_at(self, offset: int) -> "_Sequence":
@@ -89,16 +93,7 @@ class StreamCursor:
         if offset == self._next:
             return _Sequence(self._position, self._inside_line)
         # Whoever reads a buffer and goes back to where its line ended, as bash and head do, goes back in what it got.
-        return _Sequence(offset + (self._shift if offset in self._stretch else 0), inside_line=False)
-
-    def _note_stretch(self, sequence: "_Sequence") -> None:
-        """Remember which file offsets up to the next one have their bytes without a gap."""
-        first = self._next - sequence.taken
-        shift = sequence.position - self._next
-        if shift == self._shift and self._stretch.start <= first <= self._stretch.stop:
-            self._stretch = range(self._stretch.start, max(self._stretch.stop, self._next))
-        else:
-            self._stretch, self._shift = range(first, self._next), shift
+        return _Sequence(offset + (self._shift if offset in self._last else 0), inside_line=False)
 
     def _fill(self, source: StreamSource, sequence: "_Sequence", size: int) -> bytes:
         """Move the sequence on by `size` bytes, or to the end; a read that meets no eviction is one pass."""

@@ -50,6 +50,7 @@ class StreamView:
         self._reader: RingReader | None = None
         self._final: StreamState | None = None
         self.may_grow = True
+        self.told = 0  # how many bytes those who asked were told that it has
 
     @property
     def state(self) -> StreamState:

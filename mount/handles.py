@@ -234,6 +234,7 @@ class StreamHandle(ReadOnly):
             self._reader = self._view.open()
             if self._reader is not None:
                 self._cursor.attach(self._reader)
+        self._cursor.told(self._view.told)
         for _ in range(_OVERTAKEN):
             try:
                 data = self._cursor.read(offset, size)

@@ -137,7 +137,12 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """See pyfuse3."""
         del ctx
-        return self._about(inode)
+        job, entry = self._node(inode)
+        attributes = self._about(inode)
+        if entry is not None and entry.kind is Kind.STREAM:
+            view = self._events if job is None else job.streams[entry.name.decode("ascii")]
+            view.told = attributes.st_size
+        return attributes
 
     @answered
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

@@ -129,21 +129,9 @@ def test_a_newline_at_the_very_end_starts_no_line() -> None:
     assert b"x" * 9 + b"\n" == opened(source_of(b"x" * 100 + b"\n", capacity=10)).read_all()
 
 
-def test_who_goes_back_as_a_viewer_does_reads_to_the_current_end() -> None:
-    """less reads a block before the last one, believes what fstat(2) says by then, and must find it."""
-    source = source_of(lines(0, 20))
-    file = opened(source, 40)
-    assert lines(10, 20) == file.read(100)
-    file.position = 0
-    assert lines(0, 10) == file.read(40)
-    source.append(lines(20, 22))
-    file.position = 80
-    assert lines(20, 22) == file.read(100)
-
-
 def test_who_goes_back_in_its_last_buffer_ends_where_the_stream_stood() -> None:
-    """bash seeks back to the end of each line that it reads, and shall end on a job that writes faster than that."""
-    source = source_of(lines(0, 20))
+    """A shell seeks back to the end of each line that it reads, and shall end on a job that writes faster than that."""
+    source = source_of(lines(0, 20), capacity=10_000)
     file = opened(source)
     seen = []
     while chunk := file.read(30):
@@ -281,6 +269,17 @@ def test_once_the_end_was_met_it_is_the_current_one() -> None:
     assert [b"", b"two\n", b""] == [file.read(100) for _ in range(3)]
     source.append(b"three\n")
     assert [b"three\n", b""] == [file.read(100) for _ in range(2)]
+
+
+def test_reads_get_as_far_as_the_size_that_was_told() -> None:
+    """Who looks at the file's size again, as tail -f does, reads up to it; more than that is still not there."""
+    source = source_of(b"one")
+    file = opened(source)
+    assert b"one" == file.read(10)
+    source.append(b"two")
+    file.cursor.told(6)
+    source.append(b"three")
+    assert [b"two", b"", b"three"] == [file.read(10) for _ in range(3)]
 
 
 def test_once_polled_the_end_is_the_current_one() -> None:
@@ -472,19 +471,19 @@ def test_no_line_is_glued_repeated_or_out_of_place(
 def test_reads_that_do_not_follow_on_are_exact_where_nothing_was_evicted(
     capacity: int, steps: list[tuple[int, int, int]]
 ) -> None:
-    """Beside all that a handle remembers, retained bytes are found at their offsets."""
+    """Beside what the last read gave and what follows on from it, retained bytes are found at their offsets."""
     rng = random.Random(1)  # noqa: S311 - no secret
     source = Source(capacity, slack=10)
     cursor = StreamCursor(source)
     cursor.polled()
-    following = 0
+    last = range(1)
     for written, offset, size in steps:
         source.append(bytes(rng.choices(b"ab\n", k=written)))
         data = cursor.read(offset, size)
-        if offset != following and source.snapshot().start <= offset:
+        if offset not in last and source.snapshot().start <= offset:
             assert bytes(source.data[offset : offset + size]) == data
         if data:
-            following = offset + len(data)
+            last = range(offset, offset + len(data) + 1)
 
 
 @given(data=st.binary(max_size=600), capacity=st.integers(1, 700), size=st.integers(1, 100))
