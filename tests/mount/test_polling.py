@@ -53,7 +53,7 @@ class Polled:
         until(self.now, lambda events: events == wanted)
 
     def read(self) -> bytes:
-        """What one call of read(2) gives."""
+        """Reads once."""
         return os.read(self.fd, 1 << 16)
 
     def _ask(self, milliseconds: float) -> int:
@@ -149,19 +149,18 @@ def test_polling_lets_a_reader_see_what_comes_after_its_first_read(shared: Mount
         assert b"ne\ntwo\n" == file.read()
 
 
-def test_events_are_readable_when_something_has_happened_and_never_hang_up(shared: Mounted, job: Talker) -> None:
+def test_events_are_readable_when_something_has_happened_and_never_hang_up(jobs: Mounted) -> None:
     """`events` is polled as a stream is."""
-    with polled(shared, "events") as file:
+    job = jobs.spawn("exec sleep 1000")
+    with polled(jobs, "events") as file:
         file.now()
         until(file.read, lambda data: not data)
         assert 0 == file.now()
-        shared.ctl(f"stop {job.id}")
-        assert IN == file.next()
-        assert b'"stopped"' in until(file.read)
-        shared.ctl(f"cont {job.id}")
-        assert IN == file.next()
-        assert b'"continued"' in until(file.read)
-        assert 0 == file.now()
+        for verb, event in (("stop", b'"stopped"'), ("cont", b'"continued"'), ("kill -9", b'"ended"')):
+            jobs.ctl(f"{verb} {job}")
+            assert IN == file.next()
+            assert event in file.read()
+            assert 0 == file.now()
 
 
 # What has ended
