@@ -102,13 +102,24 @@ class KernelFace:
             return
         self._leaving |= gone
         try:
-            await self._own.remove(gone)
+            await self._remove(gone)
         except OwnClientGone:
-            log.warning("watchers are not told that %d jobs are gone", len(gone))
-        finally:
-            for number in gone:
-                self._leaving.pop(number, None)
-                self._lookups.pop(number, None)
+            log.warning("watchers are told later that %d jobs are gone", len(gone))
+            trio.lowlevel.spawn_system_task(self._remove_later, gone)
+
+    async def _remove(self, gone: dict[int, Job]) -> None:
+        await self._own.remove(gone)
+        for number in gone:
+            self._leaving.pop(number, None)
+            self._lookups.pop(number, None)
+
+    async def _remove_later(self, gone: dict[int, Job]) -> None:
+        """Until then the kernel, which keeps names for long, finds directories with nothing in them."""
+        while True:
+            await self._own.came.wait_rung()
+            with suppress(OwnClientGone):
+                await self._remove(gone)
+                return
 
     # The operations' side
 

@@ -49,7 +49,7 @@ class Source(Protocol):
     """Its own inode number and its directory's."""
 
     def listen(self, call: Callable[[], None]) -> None:
-        """Has `call` called when it changes, or has changed since `take`."""
+        """Has `call` called, once, when it changes after the last `take`."""
 
     def ignore(self, call: Callable[[], None]) -> None:
         """Takes `listen` back."""
@@ -199,13 +199,14 @@ class Nudges:
         for nudged in due:
             del self._changed[nudged]
         touches = [touch for nudged in due if (touch := nudged.source.take()) is not None]
+        for nudged in due:
+            nudged.listen()  # before anything is waited for: what changes meanwhile is to be told too
         with suppress(OwnClientGone):
             await self._own.touch(touches)
         took = trio.current_time() - now
         for nudged in due:
             pause = _WATCHED if self._watched.intersection(nudged.source.inodes) else _UNWATCHED
             nudged.not_before = now + max(pause, took * _PAUSE_FOR_TOUCHES)
-            nudged.listen()
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()

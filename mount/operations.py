@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 # and its name the number after that.
 _DOT, _DOT_DOT = 1, 2
 _JOBS = SLOTS * 2
-# What can wait, and is read or written as it comes, without places to seek to.
+# What can wait.
 _BLOCKING = (Kind.WAIT, Kind.FOLLOW, Kind.STDIN)
 NOBODY = 0  # the number of no task
 Listed = tuple[int, bytes, Callable[[], pyfuse3.EntryAttributes]]
@@ -227,8 +227,9 @@ class Operations(pyfuse3.Operations):
         if job is not None:
             self._job_of_handle[number] = job
             self._held[job.id] = (job, self._held.get(job.id, (job, 0))[1] + 1)
-        seekable = entry.kind not in _BLOCKING
-        return pyfuse3.FileInfo(fh=number, direct_io=not cached, keep_cache=cached, nonseekable=not seekable)
+        # All that is read has places to seek to, as in /proc: head, which read too much, seeks back over that.
+        unseekable = entry.kind is Kind.STDIN
+        return pyfuse3.FileInfo(fh=number, direct_io=not cached, keep_cache=cached, nonseekable=unseekable)
 
     def _open(self, inode: int, job: Job | None, entry: Entry, opened: Opened) -> Handle:
         if entry.kind is Kind.CONTROL:

@@ -66,6 +66,7 @@ class OwnMount:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._waiting: deque[Answer] = deque()
+        self.came = Bell()  # rung when the process was started, again or for the first time
 
     def is_own(self, task: int) -> bool:
         """Whether it is us who ask."""
@@ -92,6 +93,7 @@ class OwnMount:
                 receiver = self._start(directory, mount)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
+                self.came.ring()
                 await self._receive(receiver)
             except OSError as error:
                 log.warning("watchers are told of nothing: %s", error)

@@ -94,6 +94,10 @@ class Outlet:
         """Somebody is to be told when the stream has bytes past the offset `past`; see `is_news`."""
         self._watched_past = past if self._watched_past is None else min(past, self._watched_past)
 
+    def unwatch(self) -> None:
+        """Nobody is to be told any more."""
+        self._watched_past = None
+
     def is_news(self) -> bool:
         """Whether there is what `watch` asked about; True once."""
         if self._watched_past is None or self._writer is None or self._writer.total <= self._watched_past:

@@ -476,6 +476,10 @@ class Supervisor:
         request.answer({"ok": True})
 
     def _list(self, request: Request) -> None:
+        """A daemon takes up its work: what the last one watched is no concern of it."""
+        for child in self._children.values():
+            for outlet in child.outlets.values():
+                outlet.unwatch()
         records = dict(self._unread)
         records |= {child.job: self._described(child) for child in self._children.values()}
         request.answer({"ok": True, "records": list(records.values())})
