@@ -296,6 +296,8 @@ class JobTable:
             self._wake = trio.Event()
             # Each by itself: on a full disk nothing can be stored until pruning has made room. Whatever goes wrong, a
             # thread that cannot be started for one, is no reason for the daemon to end.
+            for job in [job for job in self._unstored.values() if job.id not in self._ended_bytes]:
+                self._note_retained(job)
             done = [await self._tried(task) for task in (self._store_ends, self._prune)]
             if not all(done):
                 await trio.sleep(_STORE_RETRY)
@@ -370,7 +372,6 @@ class JobTable:
             stdin.close()
         self._unstored[job.id] = job
         self._publish("ended", self._standing(job))
-        self._note_retained(job)
         self._wake.set()
 
     def _closed(self, news: Closed) -> None:
