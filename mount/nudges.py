@@ -118,6 +118,7 @@ class _Nudged:
 
     def __init__(self, source: Source, changed: Callable[[_Nudged], None]) -> None:
         self.source = source
+        self.told_at = -math.inf
         self.not_before = -math.inf
         self._changed = changed
 
@@ -206,6 +207,7 @@ class Nudges:
         took = trio.current_time() - now
         for nudged in due:
             pause = _WATCHED if self._watched.intersection(nudged.source.inodes) else _UNWATCHED
+            nudged.told_at = now
             nudged.not_before = now + max(pause, took * _PAUSE_FOR_TOUCHES)
 
     async def _look_for_watches(self) -> None:
@@ -215,7 +217,7 @@ class Nudges:
         self._look_at = now + max(_UNWATCHED, (now - began) * _PAUSE_FOR_LOOK)
         for nudged in self._changed:
             if self._watched.intersection(nudged.source.inodes):
-                nudged.not_before = min(nudged.not_before, now)
+                nudged.not_before = min(nudged.not_before, nudged.told_at + _WATCHED)
 
 
 def _inodes(job: Job, name: str) -> tuple[int, int]:
