@@ -212,7 +212,9 @@ class Nudges:
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()
-        self._watched = await look(partial(_watched, self.device), ALL_PATIENCE) or self._watched
+        found = await look(partial(_watched, self.device), ALL_PATIENCE)
+        if found is not None:
+            self._watched = found
         now = trio.current_time()
         self._look_at = now + max(_UNWATCHED, (now - began) * _PAUSE_FOR_LOOK)
         for nudged in self._changed:
