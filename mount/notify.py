@@ -61,10 +61,10 @@ class KernelFace:
         birth.come.set()
         try:
             with trio.move_on_after(_PATIENCE):
-                if birth.making is not None and birth.making.over and not birth.made:  # it could not wait for the job
+                await self._wait_made(birth)
+                if not birth.made:  # it was begun too early, and could not wait for the job
                     self._begin_to_make(job, birth)
-                while birth.making is not None and not birth.making.over and not birth.made:
-                    await birth.bell.wait_rung()
+                    await self._wait_made(birth)
             if not birth.made:
                 log.warning("watchers are not told of job %d", job)
         finally:
@@ -86,6 +86,12 @@ class KernelFace:
         birth.made = True
         birth.bell.ring()
         return True
+
+    @staticmethod
+    async def _wait_made(birth: _Birth) -> None:
+        """Returns when the directory is made, or this attempt has failed."""
+        while birth.making is not None and not birth.making.over and not birth.made:
+            await birth.bell.wait_rung()
 
     def _begin_to_make(self, job: int, birth: _Birth) -> None:
         birth.making = None

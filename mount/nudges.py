@@ -120,6 +120,7 @@ class _Nudged:
 
     def __init__(self, source: Source, changed: Callable[[_Nudged], None]) -> None:
         self.source = source
+        self.told_at = -math.inf
         self.not_before = -math.inf
         self._changed = changed
 
@@ -209,16 +210,19 @@ class Nudges:
         took = trio.current_time() - now
         for nudged in due:
             pause = _WATCHED if self._watched.intersection(nudged.source.inodes) else _UNWATCHED
+            nudged.told_at = now
             nudged.not_before = now + max(pause, took * _PAUSE_FOR_TOUCHES)
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()
-        self._watched = await look(partial(_watched, self.device), ALL_PATIENCE) or self._watched
+        found = await look(partial(_watched, self.device), ALL_PATIENCE)
+        if found is not None:
+            self._watched = found
         now = trio.current_time()
         self._look_at = now + max(_UNWATCHED, (now - began) * _PAUSE_FOR_LOOK)
         for nudged in self._changed:
             if self._watched.intersection(nudged.source.inodes):
-                nudged.not_before = min(nudged.not_before, now)
+                nudged.not_before = min(nudged.not_before, nudged.told_at + _WATCHED)
 
 
 def _inodes(job: Job, name: str) -> tuple[int, int]:

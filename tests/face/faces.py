@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import pyfuse3
+import trio
 
 from jobfs.commands import Commands
 from jobfs.job import StreamView
@@ -16,11 +17,11 @@ from mount.blocked import BlockedRequests
 from mount.notify import KernelFace
 from mount.nudges import Nudges
 from mount.operations import Operations
-from mount.own import OwnMount
+from mount.own import Answer, OwnClientGone, OwnMount, Touch
 from mount.tree import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from tests.unit.tables import Desk
 
@@ -40,11 +41,16 @@ class Context:
 class Face:
     """The operations of one table, with names instead of inode numbers."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, own: OwnMount | None = None) -> None:
+        """`own`: instead of a client of the mount that was never started."""
         self.desk = desk
-        events = StreamView(lambda: RingReader.open(desk.place / "events"), 1 << 20)
+        events = StreamView(
+            lambda: RingReader.open(desk.place / "events"),
+            1 << 20,
+            lambda _: desk.table.recorded.listen(events.grew),
+        )
         attributes = Attributes(desk.table, events, CREATED_AT)
-        self.own = OwnMount()
+        self.own = OwnMount() if own is None else own
         self.nudges = Nudges(self.own)
         self.kernel = KernelFace(self.own, self.nudges)
         self.blocked = BlockedRequests()
@@ -84,6 +90,49 @@ class Face:
         finally:
             await self.operations.flush(handle)
             await self.operations.release(handle)
+
+
+class ScriptedOwn(OwnMount):
+    """The mount's own client as a test plays it: what it was asked, and when on trio's clock."""
+
+    TASK = 1 << 30  # no process has that number
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = False
+        self.begun: list[tuple[int, Answer]] = []
+        self.removed: list[int] = []
+        self.touched: list[tuple[float, Touch]] = []
+        self.while_touching: Callable[[], None] = lambda: None
+
+    def is_own(self, task: int) -> bool:
+        """See `OwnMount`."""
+        return task == self.TASK
+
+    def begin_to_make(self, job: int) -> Answer:
+        """See `OwnMount`. The test says when it is made."""
+        self._require()
+        answer = Answer()
+        self.begun.append((job, answer))
+        return answer
+
+    async def remove(self, jobs: Iterable[int]) -> None:
+        """See `OwnMount`."""
+        self._require()
+        await trio.lowlevel.checkpoint()
+        self.removed += jobs
+
+    async def touch(self, files: Iterable[Touch]) -> None:
+        """See `OwnMount`."""
+        self._require()
+        self.touched += [(trio.current_time(), file) for file in files]
+        happen, self.while_touching = self.while_touching, lambda: None
+        happen()
+        await trio.lowlevel.checkpoint()
+
+    def _require(self) -> None:
+        if self.gone:
+            raise OwnClientGone
 
 
 class Listing:
