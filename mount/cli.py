@@ -103,7 +103,7 @@ def umount(directory: Path | None, *, end_jobs: bool) -> None:
         _fail(error)
     if served is not None:
         if served.alive:
-            _wait_for_end(served.pid)
+            _wait_for_end(served.pid, asked=signal.SIGTERM)
         mountpoint.remove(served.made)
     if supervisor is not None:
         _wait_for_end(supervisor)
@@ -265,14 +265,24 @@ def _end_all(jobs: client.Client) -> str:
     return _go_on(0)
 
 
-def _wait_for_end(pid: int) -> None:
-    """Waits until a process has ended; its parent, in a container often one that reaps late or never, may keep it."""
+def _wait_for_end(pid: int, asked: signal.Signals | None = None) -> None:
+    """Waits until a process has ended, or a while, and then until it has upon being `asked` to.
+
+    A daemon goes on by itself where another mount namespace has the mount too, a container's for one. Through a pidfd:
+    the parent, in a container often one that reaps late or never, may keep it.
+    """
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    ended, _, _ = select.select([process], [], [], _PATIENCE)
-    os.close(process)
+    try:
+        ended = bool(select.select([process], [], [], _MAKING_WAY if asked else _PATIENCE)[0])
+        if not ended and asked:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, asked)
+            ended = bool(select.select([process], [], [], _PATIENCE)[0])
+    finally:
+        os.close(process)
     if not ended:
         _fail(f"the mount is gone, but its process {pid} still runs")
 

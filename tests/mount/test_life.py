@@ -286,6 +286,32 @@ def test_umount_of_a_mount_in_use_is_refused(jobs: Mounted) -> None:
     assert 1 == jobs.spawn("true")
 
 
+def test_umount_with_a_reader_that_waits_wakes_it(jobs: Mounted) -> None:
+    """Who only waits in the mount does not keep it: the read of `wait` fails, and the mount goes."""
+    job = jobs.spawn("sleep infinity")
+    with subprocess.Popen(["cat", jobs.file("wait", job)], stderr=subprocess.PIPE, env={"LC_ALL": "C"}) as reader:
+        until(lambda: Path(f"/proc/{reader.pid}/wchan").read_text() == "request_wait_answer")
+        assert "1 job goes on" in jobs.umount()
+        assert reader.stderr is not None
+        assert b"Transport endpoint is not connected" in reader.stderr.read()
+    assert 1 == reader.returncode
+    jobs.mount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of one's own takes root")
+def test_umount_ends_the_daemon_also_where_a_container_has_the_mount(jobs: Mounted) -> None:
+    """Another mount namespace that has a copy of the mount does not hold `umount` up."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo there; exec sleep infinity"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()
+        daemon = jobs.daemon
+        jobs.umount()
+        assert daemon is not None
+        assert not is_running(daemon)
+        container.kill()
+
+
 def test_umount_where_nothing_is_mounted_is_refused(absent: Mounted) -> None:
     """`umount` of a directory that is no mount of jobfs says so."""
     done = absent.jobfs("umount", str(absent.place), check=False)
