@@ -107,25 +107,26 @@ class KernelFace:
         if not gone or by_rmdir is not None:
             return
         self._leaving |= gone
-        try:
-            await self._remove(gone)
-        except OwnClientGone:
-            log.warning("watchers are told later that %d jobs are gone", len(gone))
-            trio.lowlevel.spawn_system_task(self._remove_later, gone)
+        told = trio.Event()
+        trio.lowlevel.spawn_system_task(self._remove, gone, told)
+        with trio.move_on_after(_PATIENCE):
+            await told.wait()
 
-    async def _remove(self, gone: dict[int, Job]) -> None:
-        await self._own.remove(gone)
+    async def _remove(self, gone: dict[int, Job], told: trio.Event) -> None:
+        """Until it is done the kernel, which keeps names for long, finds directories with nothing in them."""
+        while True:
+            try:
+                await self._own.remove(gone)
+            except OwnClientGone:
+                log.warning("watchers are told later that %d jobs are gone", len(gone))
+                told.set()
+                await self._own.came.wait_rung()
+            else:
+                break
         for number in gone:
             self._leaving.pop(number, None)
             self._lookups.pop(number, None)
-
-    async def _remove_later(self, gone: dict[int, Job]) -> None:
-        """Until then the kernel, which keeps names for long, finds directories with nothing in them."""
-        while True:
-            await self._own.came.wait_rung()
-            with suppress(OwnClientGone):
-                await self._remove(gone)
-                return
+        told.set()
 
     # The operations' side
 

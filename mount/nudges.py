@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -205,13 +204,21 @@ class Nudges:
         touches = [touch for nudged in due if (touch := nudged.source.take()) is not None]
         for nudged in due:
             nudged.listen()  # before anything is waited for: what changes meanwhile is to be told too
-        with suppress(OwnClientGone):
-            await self._own.touch(touches)
+        await self._touch(touches)
         took = trio.current_time() - now
         for nudged in due:
             pause = _WATCHED if self._watched.intersection(nudged.source.inodes) else _UNWATCHED
             nudged.told_at = now
             nudged.not_before = now + max(pause, took * _PAUSE_FOR_TOUCHES)
+
+    async def _touch(self, touches: list[Touch]) -> None:
+        while True:
+            try:
+                await self._own.touch(touches)
+            except OwnClientGone:
+                await self._own.came.wait_rung()
+            else:
+                return
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()
