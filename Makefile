@@ -19,12 +19,13 @@ help: ## show this list
 run: venv ## mount the job table, and print where
 	@$(BIN)/jobfs mount || $(BIN)/jobfs ps >/dev/null 2>&1 # mounted already is as good
 
+# More at once than cores: most of a test is waiting.
 test: venv ## run every test but the long ones
 	@tools/system-packages test
-	$(BIN)/pytest -n logical --maxprocesses 4
+	$(BIN)/pytest -n 4
 
 test-programs: venv programs ## install the programs that people use on files, and run the tests with them
-	JOBFS_REQUIRE_MOUNT=1 JOBFS_REQUIRE_PROGRAMS=1 $(BIN)/pytest -n logical --maxprocesses 4 tests/programs
+	JOBFS_REQUIRE_MOUNT=1 JOBFS_REQUIRE_PROGRAMS=1 $(BIN)/pytest -n 4 tests/programs
 
 lint: venv ## check style and types
 	$(BIN)/ruff check

@@ -22,6 +22,9 @@ ROOT_KEPT = 0.05
 # Seconds for which text that was rendered to tell a size is the text that an open gives.
 _TEXT_KEPT = 0.1
 _TEXTS_MAX = 256  # rendered texts that are kept for that long
+# The size of a file of which it is not known yet, as sysfs has it. Not 0: splice(2), by which busybox copies, would not
+# even ask.
+_UNKNOWN = 4096
 _BLOCK = 512  # bytes that st_blocks counts in
 
 Entry = RootFile | JobFile
@@ -80,7 +83,9 @@ class Attributes:
             settled = _complete(state)
         else:
             attributes = self._fill(inode, entry.mode, entry.mtime_ns(job))
-            if entry.text is not None and entry.kind is not Kind.WAIT:
+            if entry.kind is Kind.WAIT:
+                attributes.st_size = _UNKNOWN
+            elif entry.text is not None:
                 attributes.st_size = len(self.text(inode, job, entry))
             settled = entry.settled(job)
         attributes.entry_timeout = FOR_EVER

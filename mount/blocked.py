@@ -40,6 +40,7 @@ _MOST = 10_000
 _LOOKS = (0.0, 0.02, 0.1)
 # How often those are looked at, in seconds, of whom the kernel tells nothing.
 _LOOK_AGAIN = 0.05
+_PAUSE_FOR_LOOK = 5  # that takes a fifth of the time at most
 # They are searched for when things have settled, which reads all of /proc: for a twentieth of the time at most.
 _SETTLED = 0.1
 _PAUSE_FOR_SEARCH = 20
@@ -64,6 +65,7 @@ class BlockedRequests:
         self._heard = False  # of an interrupt that was not looked into yet
         self._search_at = math.inf  # trio's clock
         self._search_pause = _SETTLED
+        self._look_pause = _LOOK_AGAIN
         self._suspects: dict[Process, set[File]] = {}
 
     def __len__(self) -> int:
@@ -125,7 +127,7 @@ class BlockedRequests:
                 await trio.sleep(_LOOK_AGAIN)
 
     def _until_next_look(self) -> float:
-        return _LOOK_AGAIN if self._suspects else max(0.0, self._search_at - trio.current_time())
+        return self._look_pause if self._suspects else max(0.0, self._search_at - trio.current_time())
 
     def _search_soon(self) -> None:
         at = trio.current_time() + self._search_pause
@@ -136,13 +138,16 @@ class BlockedRequests:
     async def _look(self) -> None:
         if not self._blocked:
             self._suspects, self._search_at, self._heard = {}, math.inf, False
+            self._search_pause, self._look_pause = _SETTLED, _LOOK_AGAIN
             return
         if self._heard:
             self._heard = False
             await self._look_for_interrupted()
         if self._suspects:
+            began = trio.current_time()
             at = partial(pending.interrupted_behind, self._suspects, list(self._blocked))
             self._answer(await look(at, ALL_PATIENCE) or ())
+            self._look_pause = max(_LOOK_AGAIN, (trio.current_time() - began) * _PAUSE_FOR_LOOK)
         if trio.current_time() >= self._search_at:
             await self._search()
 

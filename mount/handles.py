@@ -326,6 +326,7 @@ class StdinHandle:
                 try:
                     taken += self._stdin.write_nowait(data[taken:])
                 except BlockingIOError:
+                    self._wake_when_ready()
                     with self._opened.waiting():
                         await self._stdin.wait_ready()
         except (pyfuse3.FUSEError, JobfsError):
@@ -335,13 +336,11 @@ class StdinHandle:
 
     def poll(self, wake: Wake | None) -> int:
         """See `Handle`. POLLOUT where a write would not block; to read there is always the end of file."""
-        if self._stdin.ready:
-            return AS_ON_DISK
         if wake is not None:
             self._poller.keep(wake)
-            if self._watch is None:
-                self._watch = trio.CancelScope()
-                trio.lowlevel.spawn_system_task(self._wake_when_ready, self._watch)
+        if self._stdin.ready:
+            return AS_ON_DISK
+        self._wake_when_ready()
         return _READABLE
 
     async def flush(self) -> None:
@@ -352,7 +351,13 @@ class StdinHandle:
         if self._watch is not None:
             self._watch.cancel()
 
-    async def _wake_when_ready(self, scope: trio.CancelScope) -> None:
+    def _wake_when_ready(self) -> None:
+        """Has the poller woken when there is room again; also for one that polled before there was none (edges)."""
+        if self._poller.waits and self._watch is None:
+            self._watch = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._wait_ready, self._watch)
+
+    async def _wait_ready(self, scope: trio.CancelScope) -> None:
         try:
             with scope:
                 await self._stdin.wait_ready()

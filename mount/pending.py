@@ -64,8 +64,9 @@ def process_of(task: int) -> Process | None:
 
 def interrupted(requests: Collection[Waiting]) -> set[Waiting]:
     """Those of `requests` whose process wants out; the openers are asked first, then everybody."""
-    openers = {request.opener: process_of(request.opener) for request in requests}
-    found = {request for request in requests if (process := openers[request.opener]) and process.wants_out}
+    openers = _processes_of(requests)
+    wanting_out = {process for process in set(openers.values()) if process is not None and process.wants_out}
+    found = {request for request in requests if openers[request.opener] in wanting_out}
     if found:
         return found
     files = {request.file for request in requests}
@@ -86,7 +87,7 @@ def suspects(requests: Collection[Waiting]) -> dict[Process, set[File]]:
     one task, or where anybody else has the file open. A process of one task that waits can neither ask twice nor pass
     its open file on.
     """
-    openers = {request.opener: process_of(request.opener) for request in requests}
+    openers = _processes_of(requests)
     waiting: dict[File, set[Process]] = {}
     for file, opener in requests:
         if (process := openers[opener]) is not None:
@@ -98,6 +99,17 @@ def suspects(requests: Collection[Waiting]) -> dict[Process, set[File]]:
         several = {process for process in ours if len(process.tasks) > 1 or others}
         for process in others | several:
             found.setdefault(process, set()).add(file)
+    return found
+
+
+def _processes_of(requests: Collection[Waiting]) -> dict[int, Process | None]:
+    """The processes that opened the files, by task; each is looked up once, for it may have a thousand of these."""
+    found: dict[int, Process | None] = {}
+    for request in requests:
+        if request.opener not in found:
+            process = process_of(request.opener)
+            found[request.opener] = process
+            found.update(dict.fromkeys(process.tasks if process else (), process))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -621,9 +622,16 @@ def test_who_reads_the_whole_directory_of_a_live_job_does_not_hang(
 
 @pytest.mark.parametrize("name", ["wait", "follow"])
 def test_looking_at_a_file_that_blocks_does_not_block(shared: Mounted, sleeper: int, name: str) -> None:
-    """stat, open and close return at once; nothing is said of its size."""
-    assert 0 == shared.file(name, sleeper).stat().st_size
+    """stat, open and close return at once; the size is no promise."""
+    assert {"wait": 4096, "follow": 0}[name] == shared.file(name, sleeper).stat().st_size
     os.close(os.open(shared.file(name, sleeper), os.O_RDONLY))
     with pytest.raises(PermissionError) as refused:
         os.open(shared.file(name, sleeper), os.O_WRONLY)
     assert errno.EACCES == refused.value.errno
+
+
+def test_wait_can_be_copied_inside_the_kernel(shared: Mounted, tmp_path: Path) -> None:
+    """sendfile(2), by which busybox and Python copy, waits as read(2) does."""
+    job = shared.spawn("sleep 0.2; exit 3")
+    shutil.copyfile(shared.file("wait", job), tmp_path / "copy")
+    assert "failed:3\n" == (tmp_path / "copy").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,3 +345,19 @@ def test_the_end_of_the_daemon_wakes_who_polls(jobs: Mounted, readers: Readers) 
     os.kill(jobs.daemon, signal.SIGTERM)
     assert 0 == poller.until_ended()
     jobs.mount()
+
+
+def test_an_edge_tells_that_stdin_has_room_again(shared: Mounted) -> None:
+    """Who fills `stdin`, polled with EPOLLET, is told when the job has read."""
+    job = shared.spawn("--stdin pipe sleep 0.2; exec cat > /dev/null")
+    fd = os.open(shared.file("stdin", job), os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        with select.epoll() as epoll:
+            epoll.register(fd, select.EPOLLOUT | select.EPOLLET)
+            assert [(fd, select.EPOLLOUT)] == epoll.poll(PATIENCE)
+            with suppress(BlockingIOError):
+                while os.write(fd, b"x" * 4096):
+                    pass
+            assert [(fd, select.EPOLLOUT)] == epoll.poll(PATIENCE)
+    finally:
+        os.close(fd)
