@@ -33,6 +33,7 @@ class Look(Generic[T]):
         self._look = look
         self._task = 0  # that is being read
         self._abandoned = False
+        self._over = False
 
     def run(self) -> T:
         """What is found; what it raises, else. Once abandoned, every further reading raises ProcessLookupError."""
@@ -42,6 +43,7 @@ class Look(Generic[T]):
         finally:
             _local.look = None
             with _lock:
+                self._over = True
                 if self._abandoned:
                     _hanging.discard(self._task)
 
@@ -49,7 +51,8 @@ class Look(Generic[T]):
         """Nobody waits for it any more; what it hangs in, nobody else is to touch."""
         with _lock:
             self._abandoned = True
-            _hanging.add(self._task)
+            if self._task and not self._over:  # it may have come back in the very moment
+                _hanging.add(self._task)
 
     def touch(self, task: int) -> None:
         """It is about to read what there is of `task`."""
