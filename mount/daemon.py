@@ -189,6 +189,7 @@ class _Daemon:
             msg = f"mounting at {self._options.point} failed: you need to be allowed to read and write /dev/fuse"
             raise mountpoint.MountpointUnusable(msg) from error
         mount = mountpoint.mount_at(self._options.point)
+        self._kernel.mounted = True
         if mount is not None:
             operations.mounted_as = (mount.id, mount.device)
             await nursery.start(self._own.run, self._options.point, mount.id)

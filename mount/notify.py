@@ -10,10 +10,12 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pyfuse3
 import trio
 
 from jobfs.bell import Bell
 from mount.own import OwnClientGone
+from mount.tree import ROOT
 
 if TYPE_CHECKING:
     from jobfs.job import Job
@@ -45,6 +47,7 @@ class KernelFace:
         self._own = own
         self._nudges = nudges
         self._births: dict[int, _Birth] = {}
+        self.mounted = False  # whether there is a kernel to talk to
         self._leaving: dict[int, Job] = {}
         self._lookups: dict[int, int] = {}  # by job: how often the kernel has been given its directory
 
@@ -119,14 +122,21 @@ class KernelFace:
                 await self._own.remove(gone)
             except OwnClientGone:
                 log.warning("watchers are told later that %d jobs are gone", len(gone))
+                await self._forget(gone)
                 told.set()
                 await self._own.came.wait_rung()
             else:
                 break
+        await self._forget(gone)
         for number in gone:
             self._leaving.pop(number, None)
             self._lookups.pop(number, None)
         told.set()
+
+    async def _forget(self, gone: dict[int, Job]) -> None:
+        """Has the kernel forget what it still finds of jobs that are gone: what their rmdir(2) did not, or not yet."""
+        if self.mounted:
+            await trio.to_thread.run_sync(_forget, list(gone), abandon_on_cancel=True)
 
     # The operations' side
 
@@ -157,3 +167,14 @@ class KernelFace:
         else:
             self._lookups.pop(job, None)
             self._nudges.forget(job)
+
+
+def _forget(jobs: list[int]) -> None:
+    """In a thread: the kernel may want an answer from the mount first."""
+    for job in jobs:
+        try:
+            pyfuse3.invalidate_entry(ROOT, b"%d" % job)
+        except FileNotFoundError:
+            pass  # it does not know it any more
+        except OSError as error:
+            log.warning("the kernel could not be told that job %d is gone: %s", job, error)
