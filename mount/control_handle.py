@@ -72,7 +72,8 @@ class ControlHandle:
 
     async def flush(self) -> None:
         """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
-        if self._file.pending and not await look(partial(has_open, self._opener_task, self._node)):
+        # Where that cannot be told (None) the line is left to `release`: run now, it might be half of one.
+        if self._file.pending and await look(partial(has_open, self._opener_task, self._node)) is False:
             await self._run_rest(self._file.finish_on_close)
 
     async def release(self) -> None:
