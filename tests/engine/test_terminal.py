@@ -240,7 +240,7 @@ def test_a_full_disk_stalls_a_terminal_without_loss(tmp_path: Path, monkeypatch:
         return write(fd, data)
 
     terminal = Terminal()
-    terminal.assign(str(tmp_path / "stdout"), MIB)
+    terminal.assign(str(tmp_path / "stdout"), MIB, lambda _: None)
     os.write(terminal.job_end, b"one")
     assert (TURN, 3) == (terminal.waiting(), terminal.drain())
     monkeypatch.setattr(os, "write", maybe_full)
@@ -260,7 +260,7 @@ def test_a_full_disk_stalls_a_terminal_without_loss(tmp_path: Path, monkeypatch:
 def test_a_terminal_that_nobody_wrote_to_makes_no_file(tmp_path: Path) -> None:
     """Its end is seen all the same."""
     terminal = Terminal()
-    terminal.assign(str(tmp_path / "stdout"), MIB)
+    terminal.assign(str(tmp_path / "stdout"), MIB, lambda _: None)
     assert (0, 0, False) == (terminal.waiting(), terminal.drain(), terminal.at_end)
     terminal.process_ended()
     assert (0, True, False) == (terminal.drain(), terminal.at_end, (tmp_path / "stdout").exists())
