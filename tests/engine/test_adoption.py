@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from jobfs.engines.base import Continued, Ended, News, Stopped
+from jobfs.engines.base import Continued, Ended, News, Started, Stopped
 from jobfs.processes import exit_status
 from jobfs.states import Event
 from tests.engine.workshop import Workshop, ended, status_of, until
@@ -25,9 +25,11 @@ def told_end(end: Ended, truth: str) -> bool:
     return status_of(end) == truth if TELLS_ENDS else status_of(end) in (truth, "lose")
 
 
-def assert_numbered(output: bytes) -> None:
-    """Every record is there, once, in its place."""
-    assert output == b"".join(b"%015d\n" % number for number in range(len(output) // 16))
+def assert_numbered(start: int, output: bytes) -> None:
+    """Every record is there, once, in its place; `start` is the offset of what is retained."""
+    first, skipped = divmod(start, 16)
+    numbers = range(first, first + len(output) // 16 + 2)
+    assert output == b"".join(b"%015d\n" % number for number in numbers)[skipped:][: len(output)]
 
 
 async def end_of(shop: Workshop, job: int, learned: list[News]) -> Ended:
@@ -78,7 +80,7 @@ async def test_nothing_that_is_written_meanwhile_is_lost(bare: Workshop, tmp_pat
         await bare.closed(job)
         nursery.cancel_scope.cancel()
     assert b"over\n" == bare.read(job, "stderr")
-    assert_numbered(bare.read(job))
+    assert_numbered(*bare.retained(job))
 
 
 async def test_a_flood_is_not_torn(bare: Workshop) -> None:
@@ -94,17 +96,11 @@ async def test_a_flood_is_not_torn(bare: Workshop) -> None:
             await until(lambda: bare.state_of(job), lambda now: now.written > size + (4 << 20))  # noqa: B023
             await bare.kill_supervisor()
             await bare.take_up(nursery, job)
-            state, output = bare.state_of(job), bare.read(job)
-            first = -(-state.start // 16)
-            whole = output[first * 16 - state.start :]
-            assert whole[:160] == b"".join(b"%015d\n" % number for number in range(first, first + 10))
+            assert_numbered(*bare.retained(job))
         await bare.end(job)
         await bare.closed(job)
         nursery.cancel_scope.cancel()
-    state, output = bare.state_of(job), bare.read(job)
-    first = -(-state.start // 16)
-    whole = output[first * 16 - state.start :]
-    assert whole == b"".join(b"%015d\n" % n for n in range(first, first + len(whole) // 16 + 1))[: len(whole)]
+    assert_numbered(*bare.retained(job))
 
 
 async def test_without_the_daemon_too_a_job_that_lives_is_found(bare: Workshop) -> None:
@@ -133,6 +129,34 @@ async def test_a_job_that_ended_while_nobody_was_there_is_lost(bare: Workshop) -
     async with bare.attached(job) as learned:
         end = await end_of(bare, job, learned)
         assert (Event.LOSE, True) == (end.event, "its supervisor was killed" in (end.reason or ""))
+
+
+async def test_a_job_that_was_begun_is_found_by_its_pipe(bare: Workshop) -> None:
+    """Where the supervisor was killed before it could write down which process it had started."""
+    async with bare.attached():
+        job = await bare.spawn("read x < $FIFO; exit 7", environment=bare.fifo())
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.engine.gone.wait()
+    first, _ = bare.record(job)["start_window"]
+    bare.rewrite_record(job, "pid", start_window=(first, 0))
+    async with bare.attached(job) as learned:
+        assert [(job, bare.started(job).pid)] == [(news.job, news.pid) for news in learned if isinstance(news, Started)]
+        await bare.go()
+        assert told_end(await bare.ended(job), "failed:7")
+
+
+async def test_a_job_that_was_begun_and_is_nowhere_is_lost(bare: Workshop) -> None:
+    """It may have run, or not: nobody says that it was started, nor that it was not."""
+    async with bare.attached():
+        job = await bare.spawn("exec sleep 1000")
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.engine.gone.wait()
+    os.kill(bare.started(job).pid or 0, signal.SIGKILL)
+    await until(lambda: has_gone(bare.started(job).pid or 0))
+    bare.rewrite_record(job, "pid")
+    async with bare.attached(job) as learned:
+        assert ["lose"] == [status_of(news) for news in learned if isinstance(news, Ended)]
+        assert len(learned) == 1
 
 
 async def test_a_number_that_came_again_is_not_the_jobs(bare: Workshop) -> None:

@@ -26,9 +26,9 @@ from jobfs.errors import JobfsError
 from jobfs.model import JobSpec
 from jobfs.states import Event
 from jobfs.stdin import Stdin
-from jobfs.stream import StreamState, empty
+from jobfs.stream import Evicted, StreamState, empty
 from jobfs.supervisor import ADDRESS, JOBS, RECORDS
-from jobfs.supervisor.records import SIZE
+from jobfs.supervisor.records import SIZE, read_records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -179,24 +179,34 @@ class Workshop:
         with reader:
             return reader.snapshot()
 
-    def rewrite_record(self, job: int, **changes: object) -> None:
-        """Changes what the record of a job says, while nobody writes to it."""
+    def record(self, job: int) -> JobRecord:
+        """What the record of a job says."""
+        return read_records(str(self.state / JOBS / RECORDS))[job]
+
+    def rewrite_record(self, job: int, *gone: str, **changes: object) -> None:
+        """Changes what the record of a job says, and what is `gone` from it, while nobody writes to it."""
         path = self.state / JOBS / RECORDS
         blocks = path.read_bytes()
         for at in range(0, len(blocks), SIZE):
             record = json.loads(blocks[at : at + SIZE].strip() or b"{}")
             if record.get("id") == job:
-                block = json.dumps({**record, **changes}).encode().ljust(SIZE, b"\n")
+                said = {name: value for name, value in (record | changes).items() if name not in gone}
+                block = json.dumps(said).encode().ljust(SIZE, b"\n")
                 path.write_bytes(blocks[:at] + block + blocks[at + SIZE :])
+
+    def retained(self, job: int, stream: str = "stdout") -> tuple[int, bytes]:
+        """What is retained of a stream now, and the offset at which it starts."""
+        while True:
+            reader = self.engine.open_stream(job, stream)
+            if reader is None:
+                return 0, b""
+            with reader, suppress(Evicted):  # by a job that writes faster than we read
+                state = reader.snapshot()
+                return state.start, reader.read(state.start, state.retained)
 
     def read(self, job: int, stream: str = "stdout") -> bytes:
         """All that is retained of a stream now."""
-        reader = self.engine.open_stream(job, stream)
-        if reader is None:
-            return b""
-        with reader:
-            state = reader.snapshot()
-            return reader.read(state.start, state.retained)
+        return self.retained(job, stream)[1]
 
     # What is written to jobs
 
