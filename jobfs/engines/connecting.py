@@ -17,20 +17,26 @@ import trio
 from jobfs.errors import EngineGone
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, close_all
-from jobfs.supervisor.wire import ProtocolError, encode_frame
+from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
-    from jobfs.supervisor.wire import Message
+    from jobfs.supervisor.wire import JobRecord, Message
 
 READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
+# So often one of an older version is let go: it does not end as long as there is anything that its jobs left behind.
+_RENEWALS = 3
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
 # Those that this process started: they outlive it, but one that ends first must not stay a zombie.
 _supervisors: list[subprocess.Popen[bytes]] = []
 
 
 async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
-    """A connection, what the supervisor said of itself, and the inbox of what follows."""
+    """A connection, what the supervisor said of itself, and the inbox of what follows.
+
+    One of an older version that has nothing to do is let go, upon which it ends.
+    """
+    renewals = _RENEWALS
     with trio.move_on_after(_START_PATIENCE):
         while True:
             for address in _known_addresses(state):
@@ -38,18 +44,23 @@ async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
                 try:
                     await sock.connect(address)
                     inbox = Inbox()
-                    return sock, await _greet(sock, inbox), inbox
+                    hello = await _ask(sock, inbox, "hello")
+                    current = hello["protocol"] >= PROTOCOL
+                    if current or not renewals or any(map(_is_busy, (await _ask(sock, inbox, "list"))["records"])):
+                        return sock, hello, inbox
+                    renewals -= 1
                 except (OSError, ProtocolError):
-                    sock.close()
+                    pass
+                sock.close()
             if not await trio.to_thread.run_sync(_start, state):
                 await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
     msg = f"no supervisor can be started for {state}; see {state}/log"
     raise EngineGone(msg)
 
 
-async def _greet(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
-    """What a supervisor answers to a greeting; OSError where it was just about to end and never will."""
-    await sock.send(encode_frame({"op": "hello", "seq": 0}))
+async def _ask(sock: trio.socket.SocketType, inbox: Inbox, operation: str) -> Message:
+    """What a supervisor answers to that; OSError where it was just about to end and never will."""
+    await sock.send(encode_frame({"op": operation, "seq": 0}))
     while (said := await sock.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
         messages = inbox.feed(*said[:3])
         for message in messages:
@@ -57,6 +68,11 @@ async def _greet(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
         if answers := [message for message in messages if "seq" in message]:
             return answers[0]
     raise ConnectionResetError
+
+
+def _is_busy(record: JobRecord) -> bool:
+    """Whether a supervisor has anything to do for a job."""
+    return "wait_status" not in record or bool(record.get("open_streams"))
 
 
 def _known_addresses(state: Path) -> list[str]:

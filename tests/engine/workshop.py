@@ -33,6 +33,8 @@ from jobfs.supervisor.records import SIZE, read_records
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from jobfs.supervisor.wire import JobRecord
+
 PATIENCE = 30.0  # seconds until a wait is given up
 _LOOK_AGAIN = 0.005  # seconds between looks at what cannot be waited for
 
@@ -65,6 +67,7 @@ class Workshop:
         self.news: list[News] = []
         self.engine = LocalEngine(state)
         self.supervisors: set[int] = set()
+        self.started_by_hand: list[trio.Process] = []  # supervisors, too
         self._told = trio.Event()
         self._ids = iter(range(1, 1 << 30))
         self._mark = f"JOBFS_TEST={state}"
@@ -115,6 +118,8 @@ class Workshop:
     async def finish(self) -> None:
         """Kills what still runs; raises unless the supervisors, with nothing left to do, end by themselves."""
         await until(self._kill, lambda left: not left)
+        for process in self.started_by_hand:
+            await process.wait()
 
     def _kill(self) -> list[int]:
         # Again and again: a process that is amid its exec shows no environment for a moment.
