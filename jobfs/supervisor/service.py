@@ -240,8 +240,8 @@ class Supervisor:
 
     def _stray(self, record: JobRecord) -> Stray | None:
         """What a job is known by that was not started by this supervisor."""
-        if "pid" not in record or record.get("boot_id") != self._boot_id:
-            return None
+        if record.get("boot_id") != self._boot_id or not {"pid", "start_window"} <= record.keys():
+            return None  # it is gone, or was never there, or an older version wrote down too little of it
         return Stray(record["id"], record["pid"], *record["start_window"])
 
     def _adopt(self, request: Request) -> None:

@@ -297,6 +297,8 @@ async def test_an_older_one_without_jobs_is_replaced_at_once(bare: Workshop) -> 
     """It has nothing to lose."""
     async with older_daemon(bare, 2) as older:
         job = await bare.run("exit 3")
+    assert await ended(older)
+    bare.rewrite_record(job, "start_window", "pipes", "limit", "grace", "deadline", "lease", "pty")
     async with bare.attached(job) as learned:
         assert older != bare.supervisor
         assert ["failed:3"] == [status_of(news) for news in learned if isinstance(news, Ended)]
