@@ -204,7 +204,7 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
     about = f"tag {command.tag} ({command.answer.value}, id {command.id}; in the table {ids}; started {starts})"
     if len(ids) > 1 or len(starts) > 1:
         yield f"{about}: it is there, or ran, more than once"
-    elif command.answer is Answer.REFUSED:
+    elif command.answer in (Answer.REFUSED, Answer.BROKEN):
         if ids or starts:
             yield f"{about}: it was refused ({command.why})"
     else:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 _ROUND = 10  # faults before an audit
 _BETWEEN = 0.4  # seconds between two faults at most
 _STARTING = 0.5  # seconds that a daemon takes to start, or somewhat more
-_LINES = 20  # commands in one write at most
-_COMMAND = 0.004  # seconds that one takes, or somewhat more
+_LINES = 20  # commands in one write
 _PIECES = (64, 512, 2038, 4096)  # bytes; fish, tcsh and bash write so many at once
 _SHOWN = 20  # findings
 _LOG_SHOWN = 2000  # characters
@@ -164,7 +163,7 @@ def _freeze(pid: int | None) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
-        time.sleep(chance.uniform(0.5, 2))  # nothing may be started meanwhile: that would close files of the mount
+        time.sleep(chance.uniform(1, 3))  # nothing may be started meanwhile: that would close files of the mount
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -179,12 +178,15 @@ def killed_amid_writes(jobs: Mounted, place: Path, times: int) -> Figures:
     """
     figures = Figures()
     with Load(jobs, place, writers=0) as load:
+        began = time.monotonic()
+        load.spawn([exits(chance) for _ in range(_LINES)])
+        whole = time.monotonic() - began  # what it takes on this machine now
         for number in range(times):
-            plans = [exits(chance) for _ in range(chance.randrange(2, _LINES))]
+            plans = [exits(chance) for _ in range(_LINES)]
             piece = chance.choice(_PIECES) if number % 2 else None
             writer = threading.Thread(target=_spawn_regardless, args=(load, plans, piece), daemon=True)
             writer.start()
-            time.sleep(chance.uniform(0, _COMMAND * len(plans)))
+            time.sleep(chance.uniform(0, whole))
             figures.away.append(daemon_killed(jobs))
             writer.join(PATIENCE)
         load.stop()

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # The daemon was gone before it had answered: it may have done what it was asked for.
 UNANSWERED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+# EIO is what a daemon says that lost its supervisor while it asked it: a job was not spawned then, as with all errors,
+# but a signal may have been sent.
+_ANSWERS = dict.fromkeys(UNANSWERED, Answer.NONE) | {errno.EIO: Answer.BROKEN}
 # Likewise, and of a file that could not even be opened: nothing was asked for.
 _AWAY = UNANSWERED | {errno.ENOENT}
 _REPLIES = 1 << 16
@@ -95,7 +98,10 @@ class Load:
 
     def figures(self) -> Counter[str]:
         """How many commands were answered how, and what was done beside."""
+        started = read_marks(self.marks, RECORD)
         found = Counter(f"spawns: {command.answer.value}" for command in self._commands.values())
+        unanswered = [command.tag for command in self._commands.values() if command.answer is Answer.NONE]
+        found["spawns: no answer, and ran"] = sum(tag in started for tag in unanswered)
         found["jobs signalled"] = sum(bool(command.signals) for command in self._commands.values())
         found["numbers of ended jobs taken"] = self.sentinels.taken
         return found
@@ -263,7 +269,7 @@ class _Writer(_Thread):
                     command.fed += taken
                     data = data[taken:]
         except OSError as error:
-            if error.errno not in UNANSWERED:
+            if error.errno not in _ANSWERS:
                 raise
             return  # nobody knows how much of it was taken, and so what would have to follow
         finally:
@@ -288,8 +294,8 @@ class _Writer(_Thread):
             command.must_end |= what != "kill -USR1" or before is False
             self._held.remove(command)
         elif not number:
-            known = {Answer.DONE: what == "stop", Answer.REFUSED: before, Answer.NONE: None}
-            command.stopped = known[answer]
+            known = {Answer.DONE: what == "stop", Answer.REFUSED: before}
+            command.stopped = known.get(answer)
 
     def _remove_one(self) -> None:
         """One of those that ended long ago: EBUSY of one that has not."""
@@ -298,7 +304,7 @@ class _Writer(_Thread):
         command = self._ended.pop(0)
         command.removed = None
         answer, _ = self._ask_about(command, "rm")
-        command.removed = {Answer.DONE: True, Answer.REFUSED: False, Answer.NONE: None}[answer]
+        command.removed = {Answer.DONE: True, Answer.REFUSED: False}.get(answer)
 
     def _haunt(self) -> None:
         """The number of one that has ended becomes a stranger's, and then the job is to be ended once more."""
@@ -369,7 +375,7 @@ def _write(fd: int, raw: bytes, piece: int) -> tuple[int, Answer]:
         try:
             taken = os.write(fd, wanted)
         except OSError as error:
-            return at, Answer.NONE if error.errno in UNANSWERED else Answer.REFUSED
+            return at, _ANSWERS.get(error.errno or 0, Answer.REFUSED)
         at += taken
         if taken < len(wanted):
             return at, Answer.REFUSED

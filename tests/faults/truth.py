@@ -18,6 +18,7 @@ class Answer(enum.Enum):
 
     DONE = "done"
     REFUSED = "refused"
+    BROKEN = "refused with EIO"
     NONE = "no answer"  # the daemon was gone before it came
 
 
