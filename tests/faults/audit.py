@@ -165,26 +165,31 @@ def _zombies(supervisor: int | None) -> int:
 # Comparing
 
 
-def findings(truth: Truth, world: World, *, losses: bool = False) -> list[str]:
-    """All that is wrong; `losses`: a job may be `lost`, because its supervisor was killed."""
+def findings(truth: Truth, world: World) -> list[str]:
+    """All that is wrong, a sentence for each."""
     rows: dict[int | None, list[Row]] = defaultdict(list)
     for row in world.rows:
         rows[row.tag].append(row)
-    nothing = Deeds()
-    by_command = (
-        chain(
-            _accounted(command, rows[command.tag], truth.deeds.get(command.tag, nothing)),
-            *(_of_row(command, row, truth.deeds.get(command.tag, nothing), losses=losses) for row in rows[command.tag]),
-        )
-        for command in truth.commands.values()
-    )
     return [
         *truth.seen_wrong,
         *_unknown(truth, world),
-        *chain.from_iterable(by_command),
+        *chain.from_iterable(_of_command(truth, command, rows[tag]) for tag, command in truth.commands.items()),
         *_out_of_order(truth, rows),
         *_left_over(world),
     ]
+
+
+def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]:
+    deeds = truth.deeds.get(command.tag, Deeds())
+    yield from _accounted(command, rows, deeds)
+    for row in rows:
+        lost = truth.unwatched and row.status == "lost" and bool(row.reason)
+        yield from _status(command, row, deeds, lost=lost)
+        for name in STREAMS:
+            least, most = _bounds(command, name, deeds)
+            if lost or (truth.unwatched and command.plan.leaves):
+                least = 0
+            yield from _stream_findings(command, row, name, least, most)
 
 
 def _unknown(truth: Truth, world: World) -> Iterator[str]:
@@ -223,13 +228,7 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
         yield from (f"{about}: {what}" for what, holds in wrong.items() if holds)
 
 
-def _of_row(command: Command, row: Row, deeds: Deeds, *, losses: bool) -> Iterator[str]:
-    yield from _status(command, row, deeds, losses=losses)
-    for name in STREAMS:
-        yield from _stream_findings(command, row, name, deeds)
-
-
-def _status(command: Command, row: Row, deeds: Deeds, *, losses: bool) -> Iterator[str]:
+def _status(command: Command, row: Row, deeds: Deeds, *, lost: bool) -> Iterator[str]:
     """The word is what the process did: its own end, or by a signal that it was sent; or it is alive."""
     about = f"job {row.id} (tag {command.tag}) is {row.status}"
     if row.status in LIVING:
@@ -243,9 +242,7 @@ def _status(command: Command, row: Row, deeds: Deeds, *, losses: bool) -> Iterat
         possible.add(f"killed:{number}" if how == "signal" else f"failed:{number}" if number else "done:0")
     if not deeds.starts:
         possible.add("cancelled")
-    if losses and row.reason:
-        possible.add("lost")
-    if row.status not in possible:
+    if row.status not in possible and not lost:
         yield f"{about}, and can only be one of {sorted(possible)}"
 
 
@@ -261,11 +258,10 @@ def _of_living(command: Command, row: Row, deeds: Deeds) -> Iterator[str]:
         yield f"its process is {row.process}, stopped by the load: {command.stopped}"
 
 
-def _stream_findings(command: Command, row: Row, name: str, deeds: Deeds) -> Iterator[str]:
+def _stream_findings(command: Command, row: Row, name: str, least: int, most: int | None) -> Iterator[str]:
     """All that was written was counted, and what is retained of it is what was written there."""
     stream = row.streams[name]
     about = f"job {row.id} (tag {command.tag}), {name}"
-    least, most = _bounds(command, name, deeds)
     if stream.written < least or (most is not None and stream.written > most):
         yield f"{about}: {stream.written} bytes are there, from {least} to {most} were written"
     if row.status not in LIVING and stream.counted != stream.written:

@@ -61,17 +61,17 @@ class Figures:
         return ", ".join(said)
 
 
-def under_load(jobs: Mounted, place: Path, faults: list[Fault], times: int, *, losses: bool = False) -> Figures:
+def under_load(jobs: Mounted, place: Path, faults: list[Fault], times: int, *, unwatched: bool = False) -> Figures:
     """Does one of `faults` after the other to a mount under load, `times` in all; AssertionError where an audit fails.
 
-    `losses`: jobs may be `lost`. A fault gives how long the mount was away, in seconds, where that means something.
+    `unwatched`: see `Truth`. A fault gives how long the mount was away, in seconds, where that means something.
     """
     figures = Figures()
     before = _quiet(jobs)
     for begin in range(0, times, _ROUND):
         marks = place / str(begin)
         marks.mkdir()
-        with Load(jobs, marks) as load:
+        with Load(jobs, marks, unwatched=unwatched) as load:
             for number in range(begin, min(begin + _ROUND, times)):
                 time.sleep(chance.uniform(0, _BETWEEN))
                 fault = faults[number % len(faults)]
@@ -80,15 +80,15 @@ def under_load(jobs: Mounted, place: Path, faults: list[Fault], times: int, *, l
                     figures.away.append(away)
             time.sleep(chance.uniform(0, _BETWEEN))
             load.stop()
-            _audit(jobs, load, losses=losses)
+            _audit(jobs, load)
             figures.counts += load.figures()
         _clear(jobs)
         until(lambda: descriptors(jobs), lambda now: all(a <= b for a, b in zip(now, before, strict=True)))
     return figures
 
 
-def _audit(jobs: Mounted, load: Load, *, losses: bool) -> None:
-    if found := findings(load.truth(), observe(jobs), losses=losses):
+def _audit(jobs: Mounted, load: Load) -> None:
+    if found := findings(load.truth(), observe(jobs)):
         raise AssertionError("\n".join([f"{len(found)} findings:", *found[:_SHOWN], jobs.log()[-_LOG_SHOWN:]]))
 
 
@@ -190,7 +190,7 @@ def killed_amid_writes(jobs: Mounted, place: Path, times: int) -> Figures:
             figures.away.append(daemon_killed(jobs))
             writer.join(PATIENCE)
         load.stop()
-        _audit(jobs, load, losses=False)
+        _audit(jobs, load)
         figures.counts += load.figures()
     _clear(jobs)
     return figures

@@ -49,15 +49,19 @@ class Away(Exception):  # noqa: N818 - it is what a mount may be
 class Load:
     """Everything that is going on at one mount; a context manager, in which the writers run.
 
-    `place` is a directory outside of the mount. `pause`: seconds that a writer waits at most between two commands.
+    `place` is a directory outside of the mount. `unwatched`: see `Truth`. `pause`: seconds that a writer waits at most
+    between two commands.
     """
 
-    def __init__(self, jobs: Mounted, place: Path, *, writers: int = 3, pause: float = 0.03) -> None:
+    def __init__(
+        self, jobs: Mounted, place: Path, *, writers: int = 3, pause: float = 0.03, unwatched: bool = False
+    ) -> None:
         self.jobs = jobs
         self.marks = place / "marks"
         self.marks.touch()
         self.sentinels = Sentinels()
         self.pause = pause
+        self.unwatched = unwatched
         self.going = threading.Event()
         self._tags = count(1)
         self._batches = count(1)
@@ -94,7 +98,7 @@ class Load:
     def truth(self) -> Truth:
         """What is known by now."""
         wrong = [*self._watch.glimpses.wrong, *self.sentinels.touched()]
-        return Truth(self._commands, read_marks(self.marks, RECORD), wrong)
+        return Truth(self._commands, read_marks(self.marks, RECORD), wrong, self.unwatched)
 
     def figures(self) -> Counter[str]:
         """How many commands were answered how, and what was done beside."""

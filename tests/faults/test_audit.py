@@ -86,15 +86,18 @@ def test_right_world_is_right() -> None:
     assert [] == findings(*right())
 
 
-def test_job_may_be_lost_where_that_is_said() -> None:
-    """`lost` is the truth of a job whose supervisor was killed, with a reason, and of no other."""
+def test_job_may_be_lost_where_nobody_watched_it() -> None:
+    """`lost`, with a reason, is the truth of a job that nobody watched, and of no other; so may be its last bytes."""
     truth, world = right()
-    row(world, ENDED).status = "lost"
+    lost = row(world, CHATTY)
+    lost.status, lost.streams["stdout"] = "lost", stream(CHATTY, "stdout", 1500)
     assert findings(truth, world)
-    assert findings(truth, world, losses=True)
-    row(world, ENDED).reason = "its supervisor ended before it"
+    truth.unwatched = True
     assert findings(truth, world)
-    assert [] == findings(truth, world, losses=True)
+    lost.reason = "its supervisor ended before it"
+    assert [] == findings(truth, world)
+    lost.streams["stdout"] = stream(CHATTY, "stdout", 1601)
+    assert findings(truth, world)
 
 
 def forged(world: World) -> None:

@@ -67,11 +67,16 @@ class Deeds:
 
 @dataclass(slots=True)
 class Truth:
-    """All of it. `seen_wrong`: what somebody saw while the load ran that must never be seen."""
+    """All of it. `seen_wrong`: what somebody saw while the load ran that must never be seen.
+
+    `unwatched`: there were moments when neither daemon nor supervisor was there. A job that ended then may be `lost`,
+    and with it what its pipe held; so may be what a descendant wrote.
+    """
 
     commands: dict[int, Command]
     deeds: dict[int, Deeds]
     seen_wrong: list[str] = field(default_factory=list)
+    unwatched: bool = False
 
 
 def read_marks(path: Path, record: int) -> dict[int, Deeds]:
