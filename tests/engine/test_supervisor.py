@@ -18,7 +18,7 @@ from jobfs.engines import connecting, local
 from jobfs.engines.base import Closed, Continued, Ended, Started, Stopped
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import EngineGone
-from jobfs.supervisor import EXIT_LOCKED
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED
 from jobfs.supervisor.wire import OLDEST, PROTOCOL
 from tests.engine.workshop import Workshop, ended, error_of, status_of, until
 
@@ -157,6 +157,20 @@ async def test_a_second_one_on_the_same_state_does_not_start(shop: Workshop) -> 
     command = [sys.executable, "-m", "jobfs.supervisor", str(shop.state), str(shop.state / "second.sock")]
     done = await trio.run_process(command, check=False, capture_stdout=True)
     assert (EXIT_LOCKED, b"") == (done.returncode, done.stdout)
+
+
+async def test_one_whose_daemon_was_killed_as_it_started_serves_the_next(bare: Workshop) -> None:
+    """A supervisor that nobody waits for any more by the time that it is ready takes the next daemon, and its jobs."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jobfs.supervisor", str(bare.state), str(bare.state / "orphan.sock")]
+    orphan = await trio.lowlevel.open_process(command, stdout=writer)
+    os.close(writer)
+    await until(lambda: (bare.state / ADDRESS).exists() or orphan.poll() is not None)
+    async with bare.attached():
+        assert orphan.pid == bare.supervisor
+        assert "done:0" == status_of(await bare.ended(await bare.spawn("true")))
+    assert 0 == await orphan.wait()
 
 
 async def test_signals_that_end_a_session_do_not_end_it(shop: Workshop) -> None:
