@@ -17,7 +17,7 @@ from jobfs.bell import Bell
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
-from jobfs.states import Event, IllegalTransition
+from jobfs.states import RUNNING, Event, IllegalTransition, after
 from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
@@ -388,6 +388,8 @@ class JobTable:
         job = self._jobs.get(news.job)
         if job is None:
             return
+        if job.ended and (job.ended_at, job.status) == (news.ended_at, after(RUNNING, news.event, news.code)):
+            return  # told in the answer to an attach, and as news
         job.end(news)
         if (stdin := self._stdins.pop(job.id, None)) is not None:
             stdin.close()

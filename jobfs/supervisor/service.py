@@ -42,6 +42,7 @@ _NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 200
 _UNKNOWN_END = "its supervisor was killed, and how it ended is not known"
+_UNREAD = "its supervisor was killed, and what it wrote last may be lost"
 
 
 class Tell(Protocol):
@@ -252,6 +253,8 @@ class Supervisor:
             child.executed = True
             child.pidfd = request.descriptors.pop("process", -1)
             child.gone = child.ended = "wait_status" in record or "lost" in record
+            if child.outlets.keys() < record["pipes"].keys() and not child.gone:
+                child.record["reason"] = record["reason"] or _UNREAD
             stray = self._stray(record)
             if stray is not None:
                 self._strays[child.job] = stray
