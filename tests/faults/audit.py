@@ -183,11 +183,10 @@ def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str
     deeds = truth.deeds.get(command.tag, Deeds())
     yield from _accounted(command, rows, deeds)
     for row in rows:
-        lost = truth.unwatched and row.status == "lost" and bool(row.reason)
-        yield from _status(command, row, deeds, lost=lost)
+        yield from _status(command, row, deeds, may_be_lost=truth.may_be_lost(command) and bool(row.reason))
         for name in STREAMS:
             least, most = _bounds(command, name, deeds)
-            if lost or (truth.unwatched and command.plan.leaves):
+            if truth.unwatched and (row.reason or command.plan.leaves):
                 least = 0
             yield from _stream_findings(command, row, name, least, most)
 
@@ -206,7 +205,8 @@ def _unknown(truth: Truth, world: World) -> Iterator[str]:
 def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]:
     """Each command was run once or not at all, as its writer was told, and is in the table as often."""
     ids, starts = [row.id for row in rows], deeds.starts
-    about = f"tag {command.tag} ({command.answer.value}, id {command.id}; in the table {ids}; started {starts})"
+    there = [f"{row.id}, {row.status} ({row.reason})" for row in rows]
+    about = f"tag {command.tag} ({command.answer.value}, id {command.id}; in the table {there}; started {starts})"
     if len(ids) > 1 or len(starts) > 1:
         yield f"{about}: it is there, or ran, more than once"
     elif command.answer in (Answer.REFUSED, Answer.BROKEN):
@@ -228,9 +228,9 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
         yield from (f"{about}: {what}" for what, holds in wrong.items() if holds)
 
 
-def _status(command: Command, row: Row, deeds: Deeds, *, lost: bool) -> Iterator[str]:
+def _status(command: Command, row: Row, deeds: Deeds, *, may_be_lost: bool) -> Iterator[str]:
     """The word is what the process did: its own end, or by a signal that it was sent; or it is alive."""
-    about = f"job {row.id} (tag {command.tag}) is {row.status}"
+    about = _about(command, row)
     if row.status in LIVING:
         yield from (f"{about}, {what}" for what in _of_living(command, row, deeds))
         return
@@ -242,8 +242,15 @@ def _status(command: Command, row: Row, deeds: Deeds, *, lost: bool) -> Iterator
         possible.add(f"killed:{number}" if how == "signal" else f"failed:{number}" if number else "done:0")
     if not deeds.starts:
         possible.add("cancelled")
-    if row.status not in possible and not lost:
+    if may_be_lost:
+        possible.add("lost")
+    if row.status not in possible:
         yield f"{about}, and can only be one of {sorted(possible)}"
+
+
+def _about(command: Command, row: Row) -> str:
+    because = "" if row.reason is None else f" ({row.reason})"
+    return f"job {row.id} (tag {command.tag}: {command.plan.steps}) is {row.status}{because}"
 
 
 def _of_living(command: Command, row: Row, deeds: Deeds) -> Iterator[str]:
@@ -261,7 +268,7 @@ def _of_living(command: Command, row: Row, deeds: Deeds) -> Iterator[str]:
 def _stream_findings(command: Command, row: Row, name: str, least: int, most: int | None) -> Iterator[str]:
     """All that was written was counted, and what is retained of it is what was written there."""
     stream = row.streams[name]
-    about = f"job {row.id} (tag {command.tag}), {name}"
+    about = f"{_about(command, row)}, {name}"
     if stream.written < least or (most is not None and stream.written > most):
         yield f"{about}: {stream.written} bytes are there, from {least} to {most} were written"
     if row.status not in LIVING and stream.counted != stream.written:

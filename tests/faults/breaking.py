@@ -41,7 +41,7 @@ _LOG_SHOWN = 2000  # characters
 
 chance = random.Random()  # noqa: S311 - a game of chance
 
-Fault: TypeAlias = "Callable[[Mounted], float | None]"
+Fault: TypeAlias = "Callable[[Load], float | None]"
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ def under_load(jobs: Mounted, place: Path, faults: list[Fault], times: int, *, u
                 time.sleep(chance.uniform(0, _BETWEEN))
                 fault = faults[number % len(faults)]
                 figures.counts[fault.__name__] += 1
-                if (away := fault(jobs)) is not None:
+                if (away := fault(load)) is not None:
                     figures.away.append(away)
             time.sleep(chance.uniform(0, _BETWEEN))
             load.stop()
@@ -127,17 +127,17 @@ def kill(*pids: int | None) -> None:
     until(lambda: any(map(is_running, wanted)), lambda running: not running)
 
 
-def daemon_killed(jobs: Mounted) -> float:
+def daemon_killed(load: Load) -> float:
     """SIGKILL to the daemon, and a new mount; how long that took."""
     began = time.monotonic()
-    kill(jobs.daemon)
-    jobs.mount()
+    kill(load.jobs.daemon)
+    load.jobs.mount()
     return time.monotonic() - began
 
 
-def daemon_killed_as_it_starts(jobs: Mounted) -> None:
+def daemon_killed_as_it_starts(load: Load) -> None:
     """SIGKILL to the daemon, to the next one at any moment of its start, and a new mount."""
-    before = jobs.daemon
+    jobs, before = load.jobs, load.jobs.daemon
     kill(before)
     command = [JOBFS, "mount", "--state", str(jobs.state), *jobs.options, str(jobs.path)]
     with subprocess.Popen(command, env=jobs.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
@@ -149,14 +149,32 @@ def daemon_killed_as_it_starts(jobs: Mounted) -> None:
         jobs.mount()
 
 
-def daemon_frozen(jobs: Mounted) -> None:
+def supervisor_killed(load: Load) -> float:
+    """SIGKILL to the supervisor, for which the daemon starts another; how long it took until that was there."""
+    began, before = time.monotonic(), load.jobs.supervisor
+    kill(before)
+    load.supervisor_killed.append((began, time.monotonic()))
+    until(lambda: load.jobs.supervisor, lambda now: now not in (before, None))
+    load.jobs.note_processes()
+    return time.monotonic() - began
+
+
+def both_killed(load: Load) -> float:
+    """SIGKILL to daemon and supervisor at once, and a new mount; how long that took."""
+    began = time.monotonic()
+    kill(load.jobs.daemon, load.jobs.supervisor)
+    load.jobs.mount()
+    return time.monotonic() - began
+
+
+def daemon_frozen(load: Load) -> None:
     """SIGSTOP to the daemon, and after a while SIGCONT."""
-    _freeze(jobs.daemon)
+    _freeze(load.jobs.daemon)
 
 
-def supervisor_frozen(jobs: Mounted) -> None:
+def supervisor_frozen(load: Load) -> None:
     """SIGSTOP to the supervisor, and after a while SIGCONT."""
-    _freeze(jobs.supervisor)
+    _freeze(load.jobs.supervisor)
 
 
 def _freeze(pid: int | None) -> None:
@@ -187,7 +205,7 @@ def killed_amid_writes(jobs: Mounted, place: Path, times: int) -> Figures:
             writer = threading.Thread(target=_spawn_regardless, args=(load, plans, piece), daemon=True)
             writer.start()
             time.sleep(chance.uniform(0, whole))
-            figures.away.append(daemon_killed(jobs))
+            figures.away.append(daemon_killed(load))
             writer.join(PATIENCE)
         load.stop()
         _audit(jobs, load)

@@ -62,6 +62,7 @@ class Load:
         self.sentinels = Sentinels()
         self.pause = pause
         self.unwatched = unwatched
+        self.supervisor_killed: list[tuple[float, float]] = []  # see `Truth`
         self.going = threading.Event()
         self._tags = count(1)
         self._batches = count(1)
@@ -98,7 +99,7 @@ class Load:
     def truth(self) -> Truth:
         """What is known by now."""
         wrong = [*self._watch.glimpses.wrong, *self.sentinels.touched()]
-        return Truth(self._commands, read_marks(self.marks, RECORD), wrong, self.unwatched)
+        return Truth(self._commands, read_marks(self.marks, RECORD), wrong, self.supervisor_killed, self.unwatched)
 
     def figures(self) -> Counter[str]:
         """How many commands were answered how, and what was done beside."""
@@ -118,8 +119,10 @@ class Load:
         batch = next(self._batches)
         commands = [Command(next(self._tags), plan, batch) for plan in plans]
         text = "".join(command.plan.line(command.tag, self.marks) + "\n" for command in commands)
-        for command, (answer, said) in zip(commands, exchange(self.jobs, text, piece), strict=True):
-            command.answer, command.why = answer, said
+        began = time.monotonic()
+        answers = exchange(self.jobs, text, piece)
+        for command, (answer, said) in zip(commands, answers, strict=True):
+            command.answer, command.why, command.asked = answer, said, (began, time.monotonic())
             if answer is Answer.DONE and said:
                 command.id = int(said)
         self._commands.update({command.tag: command for command in commands})
@@ -273,7 +276,8 @@ class _Writer(_Thread):
                     command.fed += taken
                     data = data[taken:]
         except OSError as error:
-            if error.errno not in _ANSWERS:
+            # Its pipe is gone for good where nobody was there that had it open.
+            if error.errno not in _ANSWERS and not (self.load.unwatched and error.errno == errno.EPIPE):
                 raise
             return  # nobody knows how much of it was taken, and so what would have to follow
         finally:

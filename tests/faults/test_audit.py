@@ -100,6 +100,19 @@ def test_job_may_be_lost_where_nobody_watched_it() -> None:
     assert findings(truth, world)
 
 
+@pytest.mark.parametrize(("killed", "wrong"), [((5, 6), 0), ((3, 4), 0), ((3, 7), 0), ((1, 2), 1), ((8, 9), 1)])
+def test_job_may_be_lost_that_was_being_spawned_as_the_supervisor_was_killed(
+    killed: tuple[float, float], wrong: int
+) -> None:
+    """Of a job whose spawn was answered before or asked for after its supervisor was killed, the end is known."""
+    truth, world = right()
+    truth.commands[ENDED].asked = (4, 7)
+    truth.supervisor_killed.append(killed)
+    ended = row(world, ENDED)
+    ended.status, ended.reason = "lost", "its supervisor was killed"
+    assert wrong == len(findings(truth, world))
+
+
 def forged(world: World) -> None:
     """One byte of what is retained is another one."""
     out = row(world, CHATTY).streams["stdout"]
@@ -177,7 +190,7 @@ WRONG: dict[str, tuple[Callable[[Truth, World], object], str]] = {
     ),
     "running for ever": (
         lambda truth, _: setattr(truth.commands[RUNNING], "plan", Plan("finish 0")),
-        "job 3 (tag 3) is running, and its end was None",
+        "is running, and its end was None",
     ),
     "not ended": (lambda truth, _: setattr(truth.commands[RUNNING], "must_end", True), "and was ended"),
     "stopped, and runs": (

@@ -31,6 +31,10 @@ class Command:
     batch: int  # the write that it was part of: lines of one are run in order
     answer: Answer = Answer.NONE
     why: str = ""  # it was refused
+    asked: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # when it was written and when it was answered, seconds of a monotonic clock
     id: int | None = None  # where that was told: a daemon may be killed between the write and the reply
     signals: set[int] = field(default_factory=set)  # that it may have been sent
     must_end: bool = False  # it was told that the job was sent one that is deadly
@@ -69,14 +73,21 @@ class Deeds:
 class Truth:
     """All of it. `seen_wrong`: what somebody saw while the load ran that must never be seen.
 
-    `unwatched`: there were moments when neither daemon nor supervisor was there. A job that ended then may be `lost`,
-    and with it what its pipe held; so may be what a descendant wrote.
+    `supervisor_killed`: from when to when that took. A job that was being spawned at that moment may be `lost`.
+    `unwatched`: the daemon was killed with it, so that nobody was there. Any job may be `lost` then that ended
+    meanwhile, and what a pipe held of which nobody had an end any more; its `reason` has to say so.
     """
 
     commands: dict[int, Command]
     deeds: dict[int, Deeds]
     seen_wrong: list[str] = field(default_factory=list)
+    supervisor_killed: list[tuple[float, float]] = field(default_factory=list)
     unwatched: bool = False
+
+    def may_be_lost(self, command: Command) -> bool:
+        """Whether nobody could know how its job ended."""
+        begin, end = command.asked
+        return self.unwatched or any(begin <= after and before <= end for before, after in self.supervisor_killed)
 
 
 def read_marks(path: Path, record: int) -> dict[int, Deeds]:
