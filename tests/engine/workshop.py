@@ -121,11 +121,16 @@ class Workshop:
         for process in self.started_by_hand:
             await process.wait()
 
-    def _kill(self) -> list[int]:
-        # Again and again: a process that is amid its exec shows no environment for a moment.
-        for pid in self._marked():
+    def kill_marked(self) -> list[int]:
+        """Kills every process of a job; gives which there were. One amid its exec is not seen for a moment."""
+        marked = self._marked()
+        for pid in marked:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        return marked
+
+    def _kill(self) -> list[int]:
+        self.kill_marked()
         return [pid for pid in self.supervisors if not has_ended(pid)]
 
     def _marked(self) -> list[int]:
