@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -183,7 +184,7 @@ def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str
     deeds = truth.deeds.get(command.tag, Deeds())
     yield from _accounted(command, rows, deeds)
     for row in rows:
-        yield from _status(command, row, deeds, may_be_lost=truth.may_be_lost(command) and bool(row.reason))
+        yield from _status(command, row, deeds, _possible_ends(truth, command, row, deeds))
         for name in STREAMS:
             least, most = _bounds(command, name, deeds)
             if truth.unwatched and (row.reason or command.plan.leaves):
@@ -228,22 +229,29 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
         yield from (f"{about}: {what}" for what, holds in wrong.items() if holds)
 
 
-def _status(command: Command, row: Row, deeds: Deeds, *, may_be_lost: bool) -> Iterator[str]:
-    """The word is what the process did: its own end, or by a signal that it was sent; or it is alive."""
-    about = _about(command, row)
-    if row.status in LIVING:
-        yield from (f"{about}, {what}" for what in _of_living(command, row, deeds))
-        return
-    if row.process is not None:
-        yield f"{about}, and its process is {row.process}"
+def _possible_ends(truth: Truth, command: Command, row: Row, deeds: Deeds) -> set[str]:
+    """The words that are true of the job, if it has ended: its own end, or a signal that it may have been sent."""
     possible = {f"killed:{number}" for number in command.signals}
     if deeds.end is not None:
         how, number = deeds.end
         possible.add(f"killed:{number}" if how == "signal" else f"failed:{number}" if number else "done:0")
     if not deeds.starts:
         possible.add("cancelled")
-    if may_be_lost:
+    if truth.may_be_lost(command) and row.reason:
         possible.add("lost")
+    if truth.unwatched and command.plan.terminal:
+        possible.add(f"killed:{signal.SIGHUP:d}")
+    return possible
+
+
+def _status(command: Command, row: Row, deeds: Deeds, possible: set[str]) -> Iterator[str]:
+    """The word is what the process did, or it is alive."""
+    about = _about(command, row)
+    if row.status in LIVING:
+        yield from (f"{about}, {what}" for what in _of_living(command, row, deeds))
+        return
+    if row.process is not None:
+        yield f"{about}, and its process is {row.process}"
     if row.status not in possible:
         yield f"{about}, and can only be one of {sorted(possible)}"
 
