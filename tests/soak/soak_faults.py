@@ -9,11 +9,13 @@ import pytest
 
 from tests.faults.breaking import (
     Figures,
+    both_killed,
     daemon_frozen,
     daemon_killed,
     daemon_killed_as_it_starts,
     killed_amid_writes,
     supervisor_frozen,
+    supervisor_killed,
     under_load,
 )
 
@@ -50,6 +52,16 @@ def test_daemon_killed(roomy: Mounted, tmp_path: Path, tell: Callable[[Figures],
 def test_daemon_killed_as_it_starts(roomy: Mounted, tmp_path: Path, tell: Callable[[Figures], None]) -> None:
     """SIGKILL to the daemon, and to the next one while it starts."""
     tell(under_load(roomy, tmp_path, [daemon_killed_as_it_starts], times("SOAK_STARTING_DAEMON_KILLS", 50)))
+
+
+def test_supervisor_killed(roomy: Mounted, tmp_path: Path, tell: Callable[[Figures], None]) -> None:
+    """SIGKILL to the supervisor at random moments."""
+    tell(under_load(roomy, tmp_path, [supervisor_killed], times("SOAK_SUPERVISOR_KILLS", 20)))
+
+
+def test_both_killed(roomy: Mounted, tmp_path: Path, tell: Callable[[Figures], None]) -> None:
+    """SIGKILL to daemon and supervisor at once."""
+    tell(under_load(roomy, tmp_path, [both_killed], times("SOAK_BOTH_KILLS", 20), unwatched=True))
 
 
 def test_frozen(roomy: Mounted, tmp_path: Path, tell: Callable[[Figures], None]) -> None:
