@@ -182,7 +182,7 @@ def findings(truth: Truth, world: World) -> list[str]:
 
 def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]:
     deeds = truth.deeds.get(command.tag, Deeds())
-    yield from _accounted(command, rows, deeds)
+    yield from _accounted(truth, command, rows)
     for row in rows:
         yield from _status(command, row, deeds, _possible_ends(truth, command, row, deeds))
         for name in STREAMS:
@@ -203,9 +203,9 @@ def _unknown(truth: Truth, world: World) -> Iterator[str]:
         yield f"an id is in the table twice: {ids}"
 
 
-def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]:
+def _accounted(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]:
     """Each command was run once or not at all, as its writer was told, and is in the table as often."""
-    ids, starts = [row.id for row in rows], deeds.starts
+    ids, starts = [row.id for row in rows], truth.deeds.get(command.tag, Deeds()).starts
     there = [f"{row.id}, {row.status} ({row.reason})" for row in rows]
     about = f"tag {command.tag} ({command.answer.value}, id {command.id}; in the table {there}; started {starts})"
     if len(ids) > 1 or len(starts) > 1:
@@ -215,14 +215,15 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
             yield f"{about}: it was refused ({command.why})"
     else:
         never_ran = bool(rows) and rows[0].status == "cancelled" and bool(rows[0].reason)
+        # One that is ended at once has no time to note anything; of one that is lost nobody knows how far it came.
+        may_be_silent = command.signals or (truth.may_be_lost(command) and rows and rows[0].status == "lost")
         wrong = {
             "it was told to run": command.answer is Answer.DONE
             and (never_ran or not (ids or command.removed is not False)),
-            # One that is ended at once has no time to note anything.
-            "it never started": command.answer is Answer.DONE and not starts and not command.signals,
+            "it never started": command.answer is Answer.DONE and not starts and not may_be_silent,
             "it was removed": command.removed is True and ids,
             "it ran, and the table does not know it": starts and not ids and command.removed is False,
-            "it is there, and never started": ids and not (starts or never_ran or command.signals),
+            "it is there, and never started": ids and not (starts or never_ran or may_be_silent),
             "it ran, and the table says that it did not": starts and never_ran,
             "under different ids": len({*ids, *(job for _, job in starts), command.id} - {None}) > 1,
         }
