@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -181,9 +182,9 @@ def findings(truth: Truth, world: World) -> list[str]:
 
 def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]:
     deeds = truth.deeds.get(command.tag, Deeds())
-    yield from _accounted(command, rows, deeds)
+    yield from _accounted(truth, command, rows)
     for row in rows:
-        yield from _status(command, row, deeds, may_be_lost=truth.may_be_lost(command) and bool(row.reason))
+        yield from _status(command, row, deeds, _possible_ends(truth, command, row, deeds))
         for name in STREAMS:
             least, most = _bounds(command, name, deeds)
             if truth.unwatched and (row.reason or command.plan.leaves):
@@ -202,9 +203,9 @@ def _unknown(truth: Truth, world: World) -> Iterator[str]:
         yield f"an id is in the table twice: {ids}"
 
 
-def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]:
+def _accounted(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]:
     """Each command was run once or not at all, as its writer was told, and is in the table as often."""
-    ids, starts = [row.id for row in rows], deeds.starts
+    ids, starts = [row.id for row in rows], truth.deeds.get(command.tag, Deeds()).starts
     there = [f"{row.id}, {row.status} ({row.reason})" for row in rows]
     about = f"tag {command.tag} ({command.answer.value}, id {command.id}; in the table {there}; started {starts})"
     if len(ids) > 1 or len(starts) > 1:
@@ -214,36 +215,44 @@ def _accounted(command: Command, rows: list[Row], deeds: Deeds) -> Iterator[str]
             yield f"{about}: it was refused ({command.why})"
     else:
         never_ran = bool(rows) and rows[0].status == "cancelled" and bool(rows[0].reason)
+        # One that is ended at once has no time to note anything; of one that is lost nobody knows how far it came.
+        may_be_silent = command.signals or (truth.may_be_lost(command) and rows and rows[0].status == "lost")
         wrong = {
             "it was told to run": command.answer is Answer.DONE
             and (never_ran or not (ids or command.removed is not False)),
-            # One that is ended at once has no time to note anything.
-            "it never started": command.answer is Answer.DONE and not starts and not command.signals,
+            "it never started": command.answer is Answer.DONE and not starts and not may_be_silent,
             "it was removed": command.removed is True and ids,
             "it ran, and the table does not know it": starts and not ids and command.removed is False,
-            "it is there, and never started": ids and not (starts or never_ran or command.signals),
+            "it is there, and never started": ids and not (starts or never_ran or may_be_silent),
             "it ran, and the table says that it did not": starts and never_ran,
             "under different ids": len({*ids, *(job for _, job in starts), command.id} - {None}) > 1,
         }
         yield from (f"{about}: {what}" for what, holds in wrong.items() if holds)
 
 
-def _status(command: Command, row: Row, deeds: Deeds, *, may_be_lost: bool) -> Iterator[str]:
-    """The word is what the process did: its own end, or by a signal that it was sent; or it is alive."""
-    about = _about(command, row)
-    if row.status in LIVING:
-        yield from (f"{about}, {what}" for what in _of_living(command, row, deeds))
-        return
-    if row.process is not None:
-        yield f"{about}, and its process is {row.process}"
+def _possible_ends(truth: Truth, command: Command, row: Row, deeds: Deeds) -> set[str]:
+    """The words that are true of the job, if it has ended: its own end, or a signal that it may have been sent."""
     possible = {f"killed:{number}" for number in command.signals}
     if deeds.end is not None:
         how, number = deeds.end
         possible.add(f"killed:{number}" if how == "signal" else f"failed:{number}" if number else "done:0")
     if not deeds.starts:
         possible.add("cancelled")
-    if may_be_lost:
+    if truth.may_be_lost(command) and row.reason:
         possible.add("lost")
+    if truth.unwatched and command.plan.terminal:
+        possible.add(f"killed:{signal.SIGHUP:d}")
+    return possible
+
+
+def _status(command: Command, row: Row, deeds: Deeds, possible: set[str]) -> Iterator[str]:
+    """The word is what the process did, or it is alive."""
+    about = _about(command, row)
+    if row.status in LIVING:
+        yield from (f"{about}, {what}" for what in _of_living(command, row, deeds))
+        return
+    if row.process is not None:
+        yield f"{about}, and its process is {row.process}"
     if row.status not in possible:
         yield f"{about}, and can only be one of {sorted(possible)}"
 

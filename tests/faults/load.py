@@ -107,7 +107,7 @@ class Load:
         found = Counter(f"spawns: {command.answer.value}" for command in self._commands.values())
         unanswered = [command.tag for command in self._commands.values() if command.answer is Answer.NONE]
         found["spawns: no answer, and ran"] = sum(tag in started for tag in unanswered)
-        found["jobs signalled"] = sum(bool(command.signals) for command in self._commands.values())
+        found["jobs signalled"] = sum(command.signals > command.plan.ends_by for command in self._commands.values())
         found["numbers of ended jobs taken"] = self.sentinels.taken
         return found
 
@@ -117,7 +117,7 @@ class Load:
         Raises Away where there was no file to write to; nobody spawned them then.
         """
         batch = next(self._batches)
-        commands = [Command(next(self._tags), plan, batch) for plan in plans]
+        commands = [Command(next(self._tags), plan, batch, signals=set(plan.ends_by)) for plan in plans]
         text = "".join(command.plan.line(command.tag, self.marks) + "\n" for command in commands)
         began = time.monotonic()
         answers = exchange(self.jobs, text, piece)

@@ -25,6 +25,8 @@ class Plan:
     """What a job will do if nobody ends it; `out` and `err` are the records that it writes, None where it never ends.
 
     `fed`: it copies its stdin instead. `holds`: it goes on until it is ended. `leaves`: something outlives it.
+    `ends_by`: signals that it may end by without the load's doing. `terminal`: it has one, which goes where daemon and
+    supervisor go both.
     """
 
     steps: str
@@ -34,6 +36,8 @@ class Plan:
     fed: bool = False
     holds: bool = False
     leaves: bool = False
+    ends_by: frozenset[int] = frozenset()
+    terminal: bool = False
 
     def line(self, tag: int, marks: Path) -> str:
         """The command that spawns it."""
@@ -85,6 +89,17 @@ def leaves(chance: random.Random) -> Plan:
     return Plan(f"out {before}; leave {after}; finish 4", out=before + after, leaves=True)
 
 
+def times_out(_: random.Random) -> Plan:
+    """Is ended by its timeout."""
+    return Plan("exec sleep 1000", "--timeout 0.3", ends_by=frozenset({signal.SIGTERM}))
+
+
+def types(chance: random.Random) -> Plan:
+    """Writes to a terminal, which is to leave it as it is."""
+    out = chance.randrange(1, 2000)
+    return Plan(f"stty raw; out {out}; finish 0", "--pty", out=out, terminal=True)
+
+
 def copies(_: random.Random) -> Plan:
     """Copies what it is given until that ends."""
     return Plan("cat; finish 0", "--stdin pipe", fed=True)
@@ -102,5 +117,14 @@ def holds(chance: random.Random) -> Plan:
     )
 
 
-KINDS: dict[Callable[[random.Random], Plan], int] = {exits: 6, dies: 3, chats: 4, leaves: 1, copies: 2, holds: 3}
+KINDS: dict[Callable[[random.Random], Plan], int] = {
+    exits: 6,
+    dies: 3,
+    chats: 4,
+    leaves: 1,
+    times_out: 1,
+    types: 1,
+    copies: 2,
+    holds: 3,
+}
 """Every kind of job, and how often it comes among the others."""
