@@ -124,11 +124,12 @@ class LocalEngine:
         """Gives jobs whose supervisor was killed to the one that is there now, with all that is left of them."""
         kept = {job: frozenset(self._keeper.of(job)) for job in self._keeper.jobs()}
         orphans = await _found(records, kept)
-        for orphan in orphans:
-            try:
+        try:
+            for orphan in orphans:
                 along = {**self._keeper.of(orphan.record["id"]), **orphan.descriptors}
                 await self._exchange({"op": "adopt", "record": orphan.record}, along, taking_up=True)
-            finally:
+        finally:
+            for orphan in orphans:
                 close_all(orphan.descriptors.values())
         log.warning("%d jobs whose supervisor had gone have another one", len(orphans))
 

@@ -71,8 +71,8 @@ class Berth:
         berth._job = job
         kinds = TERMINAL if record.get("pty") else PIPES
         for name, kind in kinds.items():
-            ring = brought.pop(f"{name}.ring", None)
             if name in brought:
+                ring = brought.pop(f"{name}.ring", None)
                 berth.outlets[name] = outlet = kind(brought.pop(name))
                 outlet.assign(job_file(jobs, job, name), record["limit"], partial(_hold_ring, hold, job, name))
                 try:

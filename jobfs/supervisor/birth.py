@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from jobfs.supervisor.child import Child
     from jobfs.supervisor.loop import Loop
-    from jobfs.supervisor.wire import Message
 
 # A spawn whose exec hangs is answered after this many seconds: a verb never waits.
 EXEC_PATIENCE = 1.0
@@ -28,14 +27,14 @@ class Birth:
         report: int,
         executed: Callable[[Child], None],
         never_ran: Callable[[Child, tuple[int, str], bool], None],
-        reply: Callable[[Message], None],
+        tell: Callable[[tuple[int, str] | None], None],
     ) -> None:
         self._loop = loop
         self._child = child
         self._report = report
         self._executed = executed
         self._never_ran = never_ran
-        self._reply = reply
+        self._tell = tell  # the failure, or None
         self._answered = False
         self._patience = loop.after(EXEC_PATIENCE, self._patience_over)
         loop.watch(report, lambda _: self.reported())
@@ -57,7 +56,7 @@ class Birth:
             self._never_ran(self._child, failure, self._answered)
             if not self._answered:
                 self._answered = True
-                self._reply({"error": failure})
+                self._tell(failure)
 
     def _patience_over(self) -> None:
         self.reported()  # it may have been long ago, if it was this process that stood still
@@ -66,4 +65,4 @@ class Birth:
     def _answer(self) -> None:
         if not self._answered:
             self._answered = True
-            self._reply({"ok": True, "record": self._child.record})
+            self._tell(None)

@@ -64,7 +64,7 @@ class Child:
     @property
     def own_ends(self) -> dict[str, int]:
         """The descriptors that would be gone with the supervisor, by name."""
-        process = {"process": self.pidfd} if self.pidfd >= 0 else {}
+        process = {} if self.gone or self.pidfd < 0 else {"process": self.pidfd}
         return process | self.berth.own_ends | self.berth.rings
 
     @property

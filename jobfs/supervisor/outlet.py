@@ -78,13 +78,17 @@ class Outlet:
     def resume(self, ring: int | None) -> None:
         """Goes on with the stream of an earlier supervisor; `ring` is its open file, where somebody kept that.
 
-        OSError where that cannot be used. Takes over `ring`.
+        OSError where that cannot be used. Takes over `ring`. A stream whose end was met already stays ended.
         """
         try:
             writer = RingWriter.open(self._path) if ring is None else RingWriter.resume(ring)
         except FileNotFoundError:
             return
-        self._write_to(writer)
+        if writer.closed:
+            writer.detach()
+            self.close()
+        else:
+            self._write_to(writer)
 
     def started(self) -> None:
         """The job has its end now; ours goes."""

@@ -142,9 +142,16 @@ class Supervisor:
             raise
         if launched.report is None:
             self._executed(child)
-            request.answer({"ok": True, "record": child.record}, **duplicates({"process": child.pidfd}))
+            _answer_spawn(request, child)
         else:
-            child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, request.answer)
+            child.birth = Birth(
+                self._loop,
+                child,
+                launched.report,
+                self._executed,
+                self._never_ran,
+                partial(_answer_spawn, request, child),
+            )
 
     def _first_record(self, job: int, order: SpawnOrder, berth: Berth) -> JobRecord:
         now = time.monotonic()
@@ -575,6 +582,13 @@ class Supervisor:
 
     def _described(self, child: Child) -> JobRecord:
         return {**child.record, "open_streams": child.open_streams}
+
+
+def _answer_spawn(request: Request, child: Child, failure: tuple[int, str] | None = None) -> None:
+    if failure is not None:
+        request.answer({"error": failure})
+    else:
+        request.answer({"ok": True, "record": child.record}, **duplicates({"process": child.pidfd}))
 
 
 def _has_children() -> bool:

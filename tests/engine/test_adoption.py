@@ -267,6 +267,18 @@ async def test_a_lease_passes_on(bare: Workshop) -> None:
         assert told_end(await end_of(bare, job, learned), "killed:15")
 
 
+async def test_a_stream_that_the_job_has_closed_stays_closed(bare: Workshop) -> None:
+    """Also where it is the stream of a job that runs on; and its other one goes on."""
+    async with bare.attached():
+        job = await bare.spawn("echo said; exec >&-; read x < $FIFO; echo more >&2; exit 7", environment=bare.fifo())
+        await until(lambda: bare.state_of(job).closed)
+        async with bare.supervisor_killed(job):
+            await bare.go()
+            assert told_end(await bare.ended(job), "failed:7")
+            await bare.closed(job)
+    assert (b"said\n", b"more\n") == (bare.read(job), bare.read(job, "stderr"))
+
+
 async def test_output_of_what_an_ended_job_left_behind_goes_on(bare: Workshop) -> None:
     """Its pipes are found, with and without a daemon that kept them, and nobody is harmed who writes to them."""
     async with bare.attached():
