@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, TypeVar
 
 from jobfs.errors import LimitReached, MachineError, StateFull
+from jobfs.files import RESERVE
 from jobfs.model import JobSpec, Usage, Writer
 from jobfs.states import Status
 from jobfs.text import decode, encode
@@ -128,7 +129,7 @@ class Store:
         `made` tells whether it was made just now.
         """
         self._path = path
-        self._reserve = path.with_name("reserve")
+        self._reserve = path.with_name(RESERVE)
         self.made = False
         try:
             _look(path)
@@ -297,8 +298,10 @@ def _look(path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    with open(fd, "rb") as file:
-        header = file.read(_VERSION_AT.stop)
+    try:
+        header = os.read(fd, _VERSION_AT.stop)
+    finally:
+        os.close(fd)
     if header.startswith(_MAGIC):
         _require_known(int.from_bytes(header[_VERSION_AT], "big"))
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
 import os
-import stat
-import subprocess
-import sys
-import tempfile
+import re
 import time
-from pathlib import Path
+import weakref
 from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped, Trace
+from jobfs.engines.connecting import READ, connect
 from jobfs.errors import (
     EngineGone,
     JobEnded,
@@ -32,25 +28,23 @@ from jobfs.errors import (
 from jobfs.model import STREAMS, Usage
 from jobfs.processes import Process, ProcessTable, boot_id
 from jobfs.states import Event, ending
-from jobfs.stream import RingReader
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, RECORDS, job_file
+from jobfs.stream import RingReader, StreamDamaged
+from jobfs.supervisor import JOBS, RECORDS, job_file
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all
-from jobfs.supervisor.records import read_records
+from jobfs.supervisor.records import read_records, read_slots
 from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from jobfs.model import JobSpec
     from jobfs.supervisor.wire import JobRecord, Message
 
 log = logging.getLogger(__name__)
 
-_READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
-_START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
-_SOCKET_PATH_MAX = 107  # bytes, unix(7)
-# Those that this process started: they outlive it, but one that ends first must not stay a zombie.
-_supervisors: list[subprocess.Popen[bytes]] = []
+# The streams in the directory of jobs, and nothing else that somebody may have put there.
+_STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
 
 
 class LocalEngine:
@@ -58,7 +52,10 @@ class LocalEngine:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._jobs = str(state / JOBS)
+        # Not by its name, which may be another directory's by now: a state that was removed and made anew.
+        directory = os.open(state / JOBS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, directory)
+        self._jobs = f"/proc/self/fd/{directory}"
         self._socket: trio.socket.SocketType | None = None
         self._sending = trio.StrictFIFOLock()
         self._serial = 0
@@ -81,18 +78,24 @@ class LocalEngine:
         records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
         # Most often there is no such job: then the file, of a block for each job, need not be read.
         missing = alive.keys() - records.keys()
-        written = read_records(f"{self._jobs}/{RECORDS}") if missing else {}
+        written, damaged = read_slots(f"{self._jobs}/{RECORDS}") if missing else ({}, 0)
+        if damaged:
+            log.error("%d records of jobs make no sense in %s", damaged, self._state / JOBS / RECORDS)
         news: list[News] = []
         for job in alive:
             if job in records:
                 news += _story(records.pop(job))
             else:
-                news += self._story_without_supervisor(job, written.get(job))
+                news += self._story_without_supervisor(job, written.get(job), records_damaged=damaged > 0)
         news += [Closed(job, frozenset(record.get("open_streams", ()))) for job, record in records.items()]
         return news
 
-    def _story_without_supervisor(self, job: int, record: JobRecord | None) -> list[News]:
+    def _story_without_supervisor(
+        self, job: int, record: JobRecord | None, *, records_damaged: bool = False
+    ) -> list[News]:
         """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
+        if record is None and (records_damaged or self._has_output(job)):
+            return [Ended(job, Event.LOSE, None, time.time(), None, "its record was lost")]
         if record is None or "pid" not in record:
             return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
         if "wait_status" in record:
@@ -102,7 +105,7 @@ class LocalEngine:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
-        self._socket, self._hello, inbox = await _connect(self._state)
+        self._socket, self._hello, inbox = await connect(self._state)
         gone = self.gone
         self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
@@ -114,7 +117,7 @@ class LocalEngine:
     async def _receive(self, inbox: Inbox, gone: trio.Event) -> None:
         assert self._socket is not None
         try:
-            while (said := await self._socket.recvmsg(_READ, ROOM, RECEIVE_FLAGS))[0]:
+            while (said := await self._socket.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
                 for message in inbox.feed(*said[:3]):
                     self._take(message, inbox.claim(message))
         except (OSError, ProtocolError, trio.ClosedResourceError) as error:
@@ -206,10 +209,19 @@ class LocalEngine:
         """See `Engine`."""
         await self._ask({"op": "acknowledge", "ids": list(jobs)})
 
-    def known(self) -> Iterable[int]:
+    def known(self) -> Mapping[int, Trace]:
         """See `Engine`."""
-        ids = (name.partition(".")[0] for name in os.listdir(self._jobs))
-        return {int(name) for name in ids if name.isdigit()} | read_records(f"{self._jobs}/{RECORDS}").keys()
+        streams = filter(None, map(_STREAM.fullmatch, os.listdir(self._jobs)))
+        found = {int(match[1]): Trace() for match in streams}
+        boot = boot_id()
+        for job, record in read_records(f"{self._jobs}/{RECORDS}").items():
+            over = "wait_status" in record or record.get("boot_id") != boot
+            may_live = not over and os.path.exists(f"/proc/{record.get('pid')}")
+            found[job] = Trace(record.get("line"), record.get("started_at"), may_live)
+        return found
+
+    def _has_output(self, job: int) -> bool:
+        return any(os.path.lexists(job_file(self._jobs, job, name)) for name in STREAMS)
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -222,6 +234,9 @@ class LocalEngine:
         try:
             return RingReader.open(job_file(self._jobs, job, name))
         except FileNotFoundError:
+            if not os.path.exists(f"{self._jobs}/{RECORDS}"):  # nothing is: the state was removed
+                msg = "it was removed, with the state"
+                raise StreamDamaged(msg) from None
             return None
 
     def watch(self, job: int, name: str, past: int) -> None:
@@ -315,6 +330,8 @@ def _story(record: JobRecord) -> list[News]:
         story.append(_ended(record))
     else:
         story.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
+    if record.get("stalled"):
+        story.append(Stalled(record["id"], record["stalled"]))
     return story
 
 
@@ -342,6 +359,8 @@ def _ended(record: JobRecord) -> Ended:
 def _news(message: Message) -> News:
     if message["news"] == "grown":
         return Grown(message["id"], message["stream"])
+    if message["news"] == "stalled":
+        return Stalled(message["id"], message["stalled"])
     record = message["record"]
     match message["news"]:
         case "stopped":
@@ -392,94 +411,3 @@ def _remove_files(jobs: str, gone: list[int]) -> None:
         for name in STREAMS:
             with contextlib.suppress(OSError):  # most have not written to both streams
                 os.unlink(job_file(jobs, job, name))
-
-
-# Finding or starting the supervisor
-
-
-async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
-    """A connection, what the supervisor said of itself, and the inbox of what follows."""
-    with trio.move_on_after(_START_PATIENCE):
-        while True:
-            for address in _known_addresses(state):
-                sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-                try:
-                    await sock.connect(address)
-                    inbox = Inbox()
-                    return sock, await _greet(sock, inbox), inbox
-                except (OSError, ProtocolError):
-                    sock.close()
-            if not await trio.to_thread.run_sync(_start, state):
-                await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
-    msg = f"no supervisor can be started for {state}; see {state}/log"
-    raise EngineGone(msg)
-
-
-async def _greet(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
-    """What a supervisor answers to a greeting; OSError where it was just about to end and never will."""
-    await sock.send(encode_frame({"op": "hello", "seq": 0}))
-    while data := await sock.recv(_READ):
-        for message in inbox.feed(data, [], 0):
-            if "seq" in message:
-                return message
-    raise ConnectionResetError
-
-
-def _known_addresses(state: Path) -> list[str]:
-    try:
-        return [json.loads((state / ADDRESS).read_text(encoding="utf-8"))["socket"]]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
-def _start(state: Path) -> bool:
-    """Starts a supervisor as a daemon of its own; False where another one has the state."""
-    _supervisors[:] = [earlier for earlier in _supervisors if earlier.poll() is None]
-    with (state / "log").open("ab") as said:
-        command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state))]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    process.stdout.close()
-    if ready:
-        _supervisors.append(process)
-        return True
-    if process.wait() != EXIT_LOCKED:
-        msg = f"the supervisor does not start: see {state}/log"
-        raise EngineGone(msg)
-    return False
-
-
-def _socket_path(state: Path) -> Path:
-    """A path short enough for a socket, in a directory that only this user can enter."""
-    name = hashlib.sha256(os.fsencode(state)).hexdigest()[:16] + ".sock"
-    uid = os.geteuid()
-    for directory in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}", f"{tempfile.gettempdir()}/jobfs-{uid}"):
-        if (
-            directory
-            and len(os.fsencode(f"{directory}/jobfs/{name}")) <= _SOCKET_PATH_MAX
-            and _private(Path(directory))
-        ):
-            place = Path(directory) / "jobfs"
-            place.mkdir(mode=0o700, exist_ok=True)
-            return place / name
-    msg = "no private directory for the supervisor's socket: set XDG_RUNTIME_DIR to one"
-    raise EngineGone(msg)
-
-
-def _private(directory: Path) -> bool:
-    try:
-        if directory.parent == Path(tempfile.gettempdir()):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

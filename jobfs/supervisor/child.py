@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobfs.supervisor.records import short_line
+
 if TYPE_CHECKING:
     from jobfs.supervisor.berth import Berth
     from jobfs.supervisor.birth import Birth
@@ -22,7 +24,7 @@ class Child:
         self.job = job
         self.berth = berth
         self.grace = order["grace"]
-        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
+        self.record: JobRecord = {"id": job, "reason": None, "stopped": False, "line": short_line(order["argv"])}
         self.pidfd = -1
         self.executed = False
         self.ending = False
@@ -71,3 +73,18 @@ class Child:
     def open_streams(self) -> list[str]:
         """The streams that somebody may still write to."""
         return [name for name, outlet in self.outlets.items() if not outlet.closed]
+
+    @property
+    def stalled(self) -> dict[str, str]:
+        """Why what is written to a stream cannot be kept, of those of which that is so."""
+        if self.wait_status is None:
+            waits = "the job waits when it writes"
+        elif self.ended:
+            waits = "what it left behind waits when it writes"
+        else:
+            waits = "its process has ended, and how is told when the last of its output is kept"
+        return {
+            name: f"cannot be written: {outlet.obstacle}: {waits}"
+            for name, outlet in self.outlets.items()
+            if outlet.stalled
+        }

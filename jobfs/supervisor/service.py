@@ -262,6 +262,8 @@ class Supervisor:
         elif was_stalled:
             self._watch_outlet(child, name)
             log.info("job %d goes on", child.job)
+        if was_stalled and not outlet.stalled:
+            self._tell_stalled(child)
         if was_stalled and not outlet.stalled and child.wait_status is not None and not child.ended:
             self._try_to_finish(child)
 
@@ -283,7 +285,11 @@ class Supervisor:
         self._loop.unwatch(child.outlets[name].reader)
         child.retries[name] = self._loop.after(STALL_RETRY, lambda: self._drain(child, name))
         if first:
-            log.warning("job %d waits: its %s cannot be written (is the disk full?)", child.job, name)
+            log.warning("job %d waits: its %s cannot be written: %s", child.job, name, child.outlets[name].obstacle)
+            self._tell_stalled(child)
+
+    def _tell_stalled(self, child: Child) -> None:
+        self._tell({"news": "stalled", "id": child.job, "stalled": child.stalled})
 
     def _closed(self, child: Child) -> None:
         if child.ended:
@@ -347,7 +353,8 @@ class Supervisor:
         """The process has ended: the job has when what its pipes held at that moment is in the streams."""
         for name in child.open_streams:
             self._drain_what_waits(child, name)
-        if any(outlet.stalled for outlet in child.outlets.values()):
+        if child.stalled:
+            self._tell_stalled(child)  # anew: it has ended meanwhile
             return  # the disk is full; `_drain` comes back here when there is room
         assert child.wait_status is not None
         child.record["wait_status"] = child.wait_status
@@ -485,7 +492,7 @@ class Supervisor:
         request.answer({"ok": True, "records": list(records.values())})
 
     def _described(self, child: Child) -> JobRecord:
-        return {**child.record, "open_streams": child.open_streams}
+        return {**child.record, "open_streams": child.open_streams, "stalled": child.stalled}
 
 
 def _has_children() -> bool:

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 def record(job: int, reason: str | None = None) -> JobRecord:
     """What is known of a job."""
-    return {"id": job, "pid": 100 + job, "reason": reason}
+    return {
+        "id": job,
+        "line": "make",
+        "reason": reason,
+        "stopped": False,
+        "pid": 100 + job,
+        "boot_id": "boot",
+        "started_at": 1.5,
+        "started_clock": 0.5,
+    }
 
 
 def test_what_was_written_is_read_by_another_process(tmp_path: Path) -> None:
