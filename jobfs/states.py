@@ -48,7 +48,11 @@ _ENDS = {
 }
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.QUEUED: {Event.START: State.RUNNING, Event.CANCEL: State.CANCELLED},
+    State.QUEUED: {
+        Event.START: State.RUNNING,
+        Event.CANCEL: State.CANCELLED,
+        Event.LOSE: State.LOST,  # it may have been started, and over, while nobody watched
+    },
     State.RUNNING: {Event.STOP: State.STOPPED, Event.CONTINUE: State.RUNNING, **_ENDS},
     State.STOPPED: {Event.STOP: State.STOPPED, Event.CONTINUE: State.RUNNING, **_ENDS},
     **{state: {} for state in FINAL},

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from jobfs.model import DEFAULT_CAPACITY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -92,10 +94,12 @@ News = Started | Stopped | Continued | Ended | Closed | Grown | Stalled
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What an engine itself remembers of a job: the beginning of its command line, where it knows that."""
+    """What an engine itself remembers of a job: the beginning of its command line, and some of what was asked for."""
 
     line: str | None = None
     started_at: float | None = None
+    limit: int = DEFAULT_CAPACITY
+    pty: bool = False
     may_live: bool = False
 
 

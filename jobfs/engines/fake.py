@@ -233,7 +233,10 @@ class FakeEngine:
     def known(self) -> Mapping[int, Trace]:
         """See `Engine`."""
         return {
-            job: Trace(fake.spec.line, fake.started.started_at, fake.ended is None) for job, fake in self.jobs.items()
+            job: Trace(
+                fake.spec.line, fake.started.started_at, fake.spec.limit, fake.spec.pty, may_live=fake.ended is None
+            )
+            for job, fake in self.jobs.items()
         }
 
     async def forget(self, jobs: Iterable[int]) -> None:

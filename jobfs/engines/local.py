@@ -7,14 +7,16 @@ import errno
 import logging
 import os
 import re
-import time
 import weakref
 from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped, Trace
+from jobfs.engines.base import Closed, Ended, News, Trace
 from jobfs.engines.connecting import READ, connect
+from jobfs.engines.keeper import Keeper
+from jobfs.engines.orphans import Orphan, find, is_orphan
+from jobfs.engines.story import news_of, started, story, story_without_supervisor
 from jobfs.errors import (
     EngineGone,
     JobEnded,
@@ -25,12 +27,12 @@ from jobfs.errors import (
     StateFull,
     StdinClosed,
 )
-from jobfs.model import STREAMS, Usage
-from jobfs.processes import Process, ProcessTable, boot_id
-from jobfs.states import Event, ending
+from jobfs.model import DEFAULT_CAPACITY, STREAMS, Usage
+from jobfs.proc import Look
+from jobfs.processes import Process, ProcessTable, Stray, boot_id
 from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
-from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all
+from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
 from jobfs.supervisor.records import read_records, read_slots
 from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
@@ -43,6 +45,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What is asked while there is no supervisor waits this long for the next one, in seconds. One is there in 0.3.
+_WITHOUT_SUPERVISOR = 5.0
+# What is left of jobs is looked for in /proc for so many seconds, so many times: a process may hang there.
+_FIND_PATIENCE = 2.0
+_FIND_TRIES = 5
 # The streams in the directory of jobs, and nothing else that somebody may have put there.
 _STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
 
@@ -65,6 +72,9 @@ class LocalEngine:
         self._processes = ProcessTable()
         self._watches: list[tuple[int, str, int]] = []  # to be sent
         self._has_watches = trio.Event()
+        self._keeper = Keeper()
+        self._strays: list[Stray] = []
+        self._attached = trio.Event()  # the supervisor has every job that lives
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
 
     # Attaching
@@ -75,33 +85,47 @@ class LocalEngine:
         if self._hello["protocol"] != PROTOCOL:
             msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
             raise EngineGone(msg)
-        records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
-        # Most often there is no such job: then the file, of a block for each job, need not be read.
-        missing = alive.keys() - records.keys()
-        written, damaged = read_slots(f"{self._jobs}/{RECORDS}") if missing else ({}, 0)
+        written, damaged = await trio.to_thread.run_sync(read_slots, f"{self._jobs}/{RECORDS}")
         if damaged:
-            log.error("%d records of jobs make no sense in %s", damaged, self._state / JOBS / RECORDS)
+            log.error("%d records of jobs in %s make no sense", damaged, self._state / JOBS / RECORDS)
+        listed = await self._list()
+        orphans = [record for job, record in written.items() if job not in listed and is_orphan(record, boot_id())]
+        if orphans:
+            await self._adopt(orphans)
+            listed = await self._list()
+        self._attached.set()
         news: list[News] = []
         for job in alive:
-            if job in records:
-                news += _story(records.pop(job))
+            if job in listed:
+                news += story(listed[job])
             else:
-                news += self._story_without_supervisor(job, written.get(job), records_damaged=damaged > 0)
-        news += [Closed(job, frozenset(record.get("open_streams", ()))) for job, record in records.items()]
+                lost = job not in written and (damaged > 0 or self._has_output(job))
+                news += story_without_supervisor(job, written.get(job), record_lost=lost)
+        news += [
+            Closed(job, frozenset(record.get("open_streams", ()))) for job, record in listed.items() if job not in alive
+        ]
+        for each in news:
+            self._let_go(each)
         return news
 
-    def _story_without_supervisor(
-        self, job: int, record: JobRecord | None, *, records_damaged: bool = False
-    ) -> list[News]:
-        """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
-        if record is None and (records_damaged or self._has_output(job)):
-            return [Ended(job, Event.LOSE, None, time.time(), None, "its record was lost")]
-        if record is None or "pid" not in record:
-            return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
-        if "wait_status" in record:
-            return _story(record)
-        gone = "the machine was restarted" if record["boot_id"] != boot_id() else "its supervisor ended before it"
-        return [_started(record), Ended(job, Event.LOSE, None, time.time(), None, gone)]
+    async def _list(self) -> dict[int, JobRecord]:
+        """What the supervisor knows of each job that it has or whose end nobody has acknowledged."""
+        answer = (await self._exchange({"op": "list"}, taking_up=True)).message
+        assert answer is not None
+        self._strays = [Stray(*values) for values in answer.get("strays", [])]
+        return {record["id"]: record for record in answer["records"]}
+
+    async def _adopt(self, records: list[JobRecord]) -> None:
+        """Gives jobs whose supervisor was killed to the one that is there now, with all that is left of them."""
+        kept = {job: frozenset(self._keeper.of(job)) for job in self._keeper.jobs()}
+        orphans = await _found(records, kept)
+        for orphan in orphans:
+            try:
+                along = {**self._keeper.of(orphan.record["id"]), **orphan.descriptors}
+                await self._exchange({"op": "adopt", "record": orphan.record}, along, taking_up=True)
+            finally:
+                close_all(orphan.descriptors.values())
+        log.warning("%d jobs whose supervisor had gone have another one", len(orphans))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
@@ -109,10 +133,16 @@ class LocalEngine:
         gone = self.gone
         self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_watches)
-            await self._receive(inbox, gone)
-            nursery.cancel_scope.cancel()
+        over = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_watches)
+                await self._receive(inbox, gone)
+                nursery.cancel_scope.cancel()
+            over = True
+        finally:
+            if not over:  # it is this daemon that ends
+                self._keeper.close()
 
     async def _receive(self, inbox: Inbox, gone: trio.Event) -> None:
         assert self._socket is not None
@@ -128,12 +158,19 @@ class LocalEngine:
             self._socket.close()
             self._socket = None
             inbox.close()
+            if self._attached.is_set():
+                self._attached = trio.Event()
             gone.set()
             for answer in self._waiting.values():
                 answer.arrived.set()
 
     def _take(self, message: Message, descriptors: dict[str, int]) -> None:
-        if "seq" in message:
+        if message.get("news") == "held":
+            self._keeper.keep(message["id"], descriptors)
+        elif "seq" in message:
+            if "record" in message:
+                self._keeper.keep(message["record"]["id"], descriptors)
+                descriptors = {}
             answer = self._waiting.pop(message["seq"], None)
             if answer is None:  # who asked was cancelled
                 close_all(descriptors.values())
@@ -141,13 +178,19 @@ class LocalEngine:
                 answer.message = message
                 answer.descriptors = descriptors
                 if "record" in message:
-                    self._tell(_started(message["record"]))
+                    self._tell(started(message["record"]))
                 answer.arrived.set()
         else:
-            news = _news(message)
+            news = news_of(message)
             if isinstance(news, Ended):  # what it left behind is lingering from now on: look anew
                 self._processes.forget()
+            self._let_go(news)
             self._tell(news)
+
+    def _let_go(self, news: News) -> None:
+        """What is kept of a job is needed no more, once it has ended and nobody writes to its streams."""
+        if isinstance(news, Ended | Closed):
+            self._keeper.drop_all(news.job, but_streams=news.open_streams)
 
     # Doing
 
@@ -155,27 +198,33 @@ class LocalEngine:
         self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
     ) -> None:
         """See `Engine`."""
-        await self._ask(
-            {
-                "op": "spawn",
-                "id": job,
-                "order": {
-                    "argv": spec.words,
-                    "environment": environment,
-                    "directory": spec.directory,
-                    "cwd": spec.cwd,
-                    "umask": spec.umask,
-                    "stdin": spec.stdin,
-                    "limit": spec.limit,
-                    "timeout": spec.timeout,
-                    "grace": spec.grace,
-                    "nice": spec.nice,
-                    "pty": spec.pty,
-                    "lease": spec.lease,
-                },
+        request: Message = {
+            "op": "spawn",
+            "id": job,
+            "order": {
+                "argv": spec.words,
+                "environment": environment,
+                "directory": spec.directory,
+                "cwd": spec.cwd,
+                "umask": spec.umask,
+                "stdin": spec.stdin,
+                "limit": spec.limit,
+                "timeout": spec.timeout,
+                "grace": spec.grace,
+                "nice": spec.nice,
+                "pty": spec.pty,
+                "lease": spec.lease,
             },
-            {"directory": directory, "holder": holder},
-        )
+        }
+        if holder is not None:
+            self._keeper.keep(job, duplicates({"holder": holder}))
+        try:
+            await self._ask(request, {"directory": directory, "holder": holder})
+        except EngineGone:
+            raise  # it may have been started: what is kept of it is for the next supervisor
+        except JobfsError:
+            self._keeper.drop_all(job)
+            raise
 
     async def signal(self, job: int, handle: str, number: int) -> None:
         """See `Engine`."""
@@ -195,6 +244,7 @@ class LocalEngine:
 
     async def close_stdin(self, job: int) -> None:
         """See `Engine`."""
+        self._keeper.drop(job, ["stdin"])  # first: as long as one duplicate is open, so is the pipe
         try:
             await self._ask({"op": "eof", "id": job})
         except LimitReached as error:
@@ -215,9 +265,14 @@ class LocalEngine:
         found = {int(match[1]): Trace() for match in streams}
         boot = boot_id()
         for job, record in read_records(f"{self._jobs}/{RECORDS}").items():
-            over = "wait_status" in record or record.get("boot_id") != boot
-            may_live = not over and os.path.exists(f"/proc/{record.get('pid')}")
-            found[job] = Trace(record.get("line"), record.get("started_at"), may_live)
+            over = "wait_status" in record or "lost" in record or record.get("boot_id") != boot
+            found[job] = Trace(
+                line=record.get("line"),
+                started_at=record.get("started_at"),
+                limit=record.get("limit", DEFAULT_CAPACITY),
+                pty=record.get("pty", False),
+                may_live=not over and os.path.exists(f"/proc/{record.get('pid')}"),
+            )
         return found
 
     def _has_output(self, job: int) -> bool:
@@ -226,6 +281,8 @@ class LocalEngine:
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
         gone = list(jobs)
+        for job in gone:
+            self._keeper.drop_all(job)
         await self._ask({"op": "forget", "ids": gone})
         await trio.to_thread.run_sync(_remove_files, self._jobs, gone)
 
@@ -258,7 +315,7 @@ class LocalEngine:
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`."""
         leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
-        found = self._processes.members(leaders, self._hello["pid"])
+        found = self._processes.members(leaders, self._hello["pid"], self._strays)
         return {job: _used(found.get(job, [])) for job in handles}
 
     async def _ask(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> Message:
@@ -267,7 +324,16 @@ class LocalEngine:
         assert answer.message is not None
         return answer.message
 
-    async def _exchange(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> _Answer:
+    async def _exchange(
+        self, request: Message, descriptors: Mapping[str, int | None] | None = None, *, taking_up: bool = False
+    ) -> _Answer:
+        """The answer to `request`; `taking_up`: it needs no supervisor that has taken up the jobs of the last one."""
+        if not (taking_up or self._attached.is_set()):
+            with trio.move_on_after(_WITHOUT_SUPERVISOR):
+                await self._attached.wait()
+            if not self._attached.is_set():
+                msg = "the supervisor has gone, and no other one can be had"
+                raise EngineGone(msg)
         along = {name: fd for name, fd in (descriptors or {}).items() if fd is not None}
         self._serial += 1
         seq = self._serial
@@ -304,6 +370,17 @@ class LocalEngine:
             raise EngineGone(msg) from error
 
 
+async def _found(records: list[JobRecord], kept: Mapping[int, frozenset[str]]) -> list[Orphan]:
+    """What `find` finds, in a thread; EngineGone where that hangs again and again."""
+    for _ in range(_FIND_TRIES):
+        look = Look(lambda: find(records, kept))
+        with trio.move_on_after(_FIND_PATIENCE):
+            return await trio.to_thread.run_sync(look.run, abandon_on_cancel=True)
+        look.abandon()  # the process in which it hangs is passed over the next time
+    msg = "what is left of the jobs of the last supervisor cannot be found: /proc hangs"
+    raise EngineGone(msg)
+
+
 class _Answer:
     """A request that waits for its answer; whoever gets that closes the `descriptors` that came along."""
 
@@ -313,64 +390,6 @@ class _Answer:
         self.arrived = trio.Event()
         self.message: Message | None = None
         self.descriptors: dict[str, int] = {}
-
-
-# What the supervisor says, in the engine's words
-
-
-def _started(record: JobRecord) -> Started:
-    handle = f"{record['pid']} {record['boot_id']}"
-    return Started(record["id"], record["started_at"], record["started_clock"], record["pid"], handle)
-
-
-def _story(record: JobRecord) -> list[News]:
-    """All that happened to a job until now."""
-    story: list[News] = [_started(record)]
-    if "wait_status" in record:
-        story.append(_ended(record))
-    else:
-        story.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
-    if record.get("stalled"):
-        story.append(Stalled(record["id"], record["stalled"]))
-    return story
-
-
-def _ended(record: JobRecord) -> Ended:
-    event: Event
-    code: int | None
-    if record.get("never_ran"):
-        event, code = Event.CANCEL, None
-    else:
-        event, code = ending(record["wait_status"])
-    return Ended(
-        job=record["id"],
-        event=event,
-        code=code,
-        ended_at=record["ended_at"],
-        elapsed=record["elapsed"],
-        reason=record["reason"],
-        open_streams=frozenset(record.get("open_streams", ())),
-        cpu_user_s=record.get("cpu_user_s"),
-        cpu_system_s=record.get("cpu_system_s"),
-        max_rss_bytes=record.get("max_rss_bytes"),
-    )
-
-
-def _news(message: Message) -> News:
-    if message["news"] == "grown":
-        return Grown(message["id"], message["stream"])
-    if message["news"] == "stalled":
-        return Stalled(message["id"], message["stalled"])
-    record = message["record"]
-    match message["news"]:
-        case "stopped":
-            return Stopped(record["id"])
-        case "continued":
-            return Continued(record["id"])
-        case "closed":
-            return Closed(record["id"], frozenset(record.get("open_streams", ())))
-        case _:
-            return _ended(record)
 
 
 def _leader(handle: str) -> int:

@@ -50,6 +50,8 @@ class Records:
         """Takes up the file at `path`, or makes it; OSError where that fails."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         found = _read(self._fd)
+        self.found = [record for record in found if record is not None]
+        """What an earlier supervisor left."""
         self._slots = {record["id"]: slot for slot, record in enumerate(found) if record is not None}
         self._free = [slot for slot, record in enumerate(found) if record is None]
         self._count = len(found)
@@ -69,6 +71,12 @@ class Records:
     def assign(self, slot: int, job: int) -> None:
         """The slot is the job's from now on."""
         self._slots[job] = slot
+
+    def slot_of(self, job: int) -> int:
+        """The slot of a job, a new one where it has none; OSError where the disk has no room for that."""
+        if job not in self._slots:
+            self.assign(self.allocate(), job)
+        return self._slots[job]
 
     def write(self, record: JobRecord) -> None:
         """Replaces what is said of a job; nothing for one that was removed."""
@@ -158,13 +166,11 @@ def _parse(slot: bytes) -> JobRecord | None:
 
 def _makes_sense(record: Mapping[str, object]) -> bool:
     """Whether every value can be, and all are there that go together. Keys of a newer supervisor pass."""
-    groups: list[tuple[str, ...]] = [("id", "reason", "stopped")]
-    if "pid" in record:
-        groups.append(("boot_id", "started_at", "started_clock"))
-    if "wait_status" in record:
-        groups.append(("pid", "ended_at", "elapsed"))
-    return all(key in record for group in groups for key in group) and all(
-        _VALUES[key](value) for key, value in record.items() if key in _VALUES
+    groups = [group for key, group in _TOGETHER.items() if key in record]
+    return (
+        "id" in record
+        and all(key in record for group in groups for key in group)
+        and all(_VALUES[key](value) for key, value in record.items() if key in _VALUES)
     )
 
 
@@ -196,6 +202,19 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_window(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_whole(0, _USAGE_MAX), value))  # noqa: PLR2004
+
+
+def _is_pipes(value: object) -> bool:
+    numbers = isinstance(value, dict) and all(map(_whole(1, _USAGE_MAX), value.values()))
+    return numbers and _is_names(list(cast("dict[object, object]", value)))
+
+
+def _is_deadline(value: object) -> bool:
+    return value is None or _is_time(value)
+
+
 def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(name in ("stdout", "stderr") for name in value)
 
@@ -204,7 +223,15 @@ _VALUES: Mapping[str, Callable[[object], bool]] = {
     "id": _whole(1, _ID_MAX),
     "line": _is_text,
     "pid": _whole(2, _PID_MAX),
-    "start_time": _whole(0, _USAGE_MAX),
+    "start_window": _is_window,
+    "pipes": _is_pipes,
+    "limit": _whole(1, _USAGE_MAX),
+    "grace": _is_time,
+    "deadline": _is_deadline,
+    "kill_clock": _is_time,
+    "lease": _is_flag,
+    "pty": _is_flag,
+    "lost": _is_flag,
     "boot_id": _is_text,
     "started_at": _is_time,
     "started_clock": _is_time,
@@ -218,4 +245,13 @@ _VALUES: Mapping[str, Callable[[object], bool]] = {
     "cpu_user_s": _is_time,
     "cpu_system_s": _is_time,
     "max_rss_bytes": _whole(0, _USAGE_MAX),
+}
+
+# Where the one is, so are the others.
+_TOGETHER: Mapping[str, tuple[str, ...]] = {
+    "id": ("reason", "stopped"),
+    "pid": ("boot_id", "started_at", "started_clock"),
+    "pipes": ("boot_id", "started_at", "started_clock", "start_window", "limit", "grace"),
+    "wait_status": ("pid", "ended_at", "elapsed"),
+    "lost": ("ended_at", "elapsed"),
 }
