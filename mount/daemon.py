@@ -149,8 +149,6 @@ class _Daemon:
         store = Store(options.state / "jobs.sqlite")
         self._store = store
         self._events_path = options.state / "events"
-        if store.made:  # where it was lost, ids go on all the same
-            store.pass_over(highest_id(self._events_path))
         self._events = open_events(self._events_path)
         self._table = JobTable(store, self._engine, self._events, keep=options.keep, keep_bytes=options.keep_bytes)
         self._table.mount = str(options.point)
@@ -166,6 +164,8 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._engine.run)
                 await self._table.attach()
+                if self._store.made:  # where it was lost, ids go on all the same: events tell of removed jobs too
+                    self._store.pass_over(highest_id(self._events_path))
                 nursery.start_soon(self._table.keep_house)
                 nursery.start_soon(self._replace_supervisor, nursery)
                 await self._mounted(nursery, ready)

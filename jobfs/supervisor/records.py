@@ -150,6 +150,8 @@ def _encode(record: JobRecord) -> bytes:
 
 def _parse(slot: bytes) -> JobRecord | None:
     """What a slot says; None for one that is free or makes no sense."""
+    if len(slot) < SIZE:  # the file was cut; what is written after it would be taken for the rest
+        return None
     text = slot.rstrip(b"\n")
     body, has_checksum, checksum = text.rpartition(_CHECKSUM)
     if not text or (has_checksum and checksum != b"%d}" % zlib.crc32(body)):
