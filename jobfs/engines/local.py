@@ -22,6 +22,7 @@ from jobfs.errors import (
     JobEnded,
     JobfsError,
     LimitReached,
+    MachineError,
     NotPermitted,
     SpawnFailed,
     StateFull,
@@ -198,6 +199,9 @@ class LocalEngine:
         self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
     ) -> None:
         """See `Engine`."""
+        if self._is_removed():  # its output would go nowhere
+            msg = f"{self._state / JOBS} was removed while it was in use: unmount, and mount again"
+            raise MachineError(msg)
         request: Message = {
             "op": "spawn",
             "id": job,
@@ -275,6 +279,10 @@ class LocalEngine:
             )
         return found
 
+    def _is_removed(self) -> bool:
+        """Whether somebody has removed the jobs' directory."""
+        return not os.path.exists(f"{self._jobs}/{RECORDS}")
+
     def _has_output(self, job: int) -> bool:
         return any(os.path.lexists(job_file(self._jobs, job, name)) for name in STREAMS)
 
@@ -291,7 +299,7 @@ class LocalEngine:
         try:
             return RingReader.open(job_file(self._jobs, job, name))
         except FileNotFoundError:
-            if not os.path.exists(f"{self._jobs}/{RECORDS}"):  # nothing is: the state was removed
+            if self._is_removed():
                 msg = "it was removed, with the state"
                 raise StreamDamaged(msg) from None
             return None
