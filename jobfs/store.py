@@ -348,9 +348,15 @@ def _end(row: Row) -> tuple[Value, ...]:
 
 
 def _checksum_of(values: Sequence[Value]) -> int:
-    # As SQLite gives them back: numbers of REAL columns are floats.
-    said = [float(value) if isinstance(value, (int, float)) else value for value in values]
-    return zlib.crc32(repr(said).encode("ascii", "backslashreplace"))
+    checksum = 0
+    for value in values:
+        if isinstance(value, bytes):
+            raw = value
+        else:  # as SQLite gives it back: a number of a REAL column is a float
+            said = float(value) if isinstance(value, (int, float)) else value
+            raw = repr(said).encode("ascii", "backslashreplace")
+        checksum = zlib.crc32(raw, zlib.crc32(b"%d," % len(raw), checksum))
+    return checksum
 
 
 def _checksum(row: sqlite3.Row, columns: Iterable[str]) -> int:

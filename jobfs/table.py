@@ -431,7 +431,8 @@ class JobTable:
         job = self._jobs.get(news.job)
         if job is not None and job.ended:
             job.grows(news.open_streams)
-            self._note_retained(job)
+            if job.id in self._ended_bytes:  # else its turn comes in the order of the ends
+                self._note_retained(job)
             if not news.open_streams:
                 self._unstored[job.id] = job  # anew, with how much was written in all
             self._wake.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_one_that_its_owner_may_not_write_to_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StateUnusable, match=f"{path} lacks permissions of your own .mode 0500.: chmod 700 it"):
             StateDirectory(tmp_path / "state")
         path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_one_on_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+    """Nothing is made there, whoever asks."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "jobfs-test", place], check=False).returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        StateDirectory(place / "state").leave()
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        with pytest.raises(StateUnusable, match="state is on a file system that is read-only: choose another"):
+            StateDirectory(place / "state")
+        with pytest.raises(StateUnusable, match="other cannot be made: Read-only file system"):
+            StateDirectory(place / "other")
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_a_daemon_whose_state_was_removed_leaves_the_next_one_alone(tmp_path: Path) -> None:

@@ -449,6 +449,20 @@ def test_a_state_that_is_removed_while_it_is_served(jobs: Mounted) -> None:
     until(lambda: not is_running(daemon) and not is_running(supervisor))
 
 
+def test_nothing_is_spawned_where_its_output_would_be_lost(jobs: Mounted) -> None:
+    """Where only the jobs' directory was removed, a spawn is refused as well, and leaves nothing."""
+    job = jobs.run("echo hello")
+    shutil.rmtree(jobs.state / JOBS)
+    assert errno.EIO == errno_of(lambda: jobs.ctl("spawn touch made"))
+    assert f"error: {jobs.state}/jobs was removed while it was in use: unmount, and mount again" == jobs.ask(
+        "spawn true"
+    )
+    assert (errno.EIO, "done:0") == (errno_of(lambda: jobs.read(job)), jobs.status(job))
+    jobs.umount()
+    jobs.mount()
+    assert (errno.EIO, "done:0", job + 3) == (errno_of(lambda: jobs.read(job)), jobs.status(job), jobs.spawn("true"))
+
+
 def test_a_state_that_was_removed_is_not_mixed_with_the_next(jobs: Mounted) -> None:
     """A new mount of that name begins anew: the old supervisor writes nothing into it, and takes no socket away."""
     old = jobs.spawn("while [ ! -e go ]; do sleep 0.02; done; echo old; echo old >&2; exec sleep 1000")

@@ -539,6 +539,53 @@ async def test_past_the_bytes_the_oldest_ended_jobs_go(desk: Desk, mock_clock: M
     assert [2, 3] == desk.ids()
 
 
+async def test_one_big_job_goes_when_it_is_the_oldest(desk: Desk, mock_clock: MockClock) -> None:
+    """Where it alone takes too much, it goes, and what ended later stays, also with a lower bound at a later mount."""
+    big, *small = [await desk.spawn() for _ in range(3)]
+    desk.engine.write(big.id, "stdout", b"x" * 10_000)
+    for job in small:
+        desk.engine.write(job.id, "stderr", b"x" * 100)
+    for job in (big, *small):
+        desk.engine.exit(job.id)
+    await desk.restart(keep_bytes=10_200)
+    await desk.housekeeping(mock_clock)
+    assert [1, 2, 3] == desk.ids()
+    await desk.restart(keep_bytes=10_199)
+    await desk.housekeeping(mock_clock)
+    assert ([2, 3], [1]) == (desk.ids(), desk.engine.forgotten)
+    await desk.restart(keep_bytes=99)
+    await desk.housekeeping(mock_clock)
+    assert [] == desk.ids()
+
+
+async def test_what_ended_first_goes_first_whatever_was_closed_first(tmp_path: Path, mock_clock: MockClock) -> None:
+    """Neither the order of the ids nor that in which pipes closed counts, but that of the ends, across restarts too."""
+    async with desk_in(tmp_path, keep=2) as desk:
+        first, second, third = [await desk.spawn() for _ in range(3)]
+        for job in (third, first, second):
+            desk.engine.exit(job.id, lingering=1, open_streams=["stdout"])
+        for job in (second, first, third):
+            desk.engine.close(job.id, "stdout")
+        await desk.housekeeping(mock_clock)
+        assert [first.id, second.id] == desk.ids()
+        await desk.restart(keep=1)
+        await desk.housekeeping(mock_clock)
+        assert [second.id] == desk.ids()
+
+
+async def test_a_job_that_grows_while_it_lives_is_counted_when_it_has_ended(desk: Desk, mock_clock: MockClock) -> None:
+    """A living job's output never makes another one go."""
+    ended = (await desk.ended(0))[0]
+    alive = await desk.spawn()
+    desk.engine.write(alive.id, "stdout", b"x" * 10_000)
+    await desk.restart(keep_bytes=5000)
+    await desk.housekeeping(mock_clock)
+    assert [ended.id, alive.id] == desk.ids()
+    desk.engine.exit(alive.id)
+    await desk.housekeeping(mock_clock)
+    assert [] == desk.ids()
+
+
 async def test_no_bound_drops_who_is_alive(tmp_path: Path, mock_clock: MockClock) -> None:
     """With nothing to be kept at all, living jobs stay and ended ones go."""
     async with desk_in(tmp_path, keep=0) as desk:
