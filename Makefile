@@ -41,7 +41,8 @@ bench: venv $(PEER) ## measure, beside the same in C
 
 SOAK_SECONDS ?= 3600
 
-soak: venv ## run the tests that take hours (SOAK_SECONDS for one of them)
+# How often what is done: variables, which docs/reliability.md names.
+soak: venv ## run the tests that take hours, and print figures
 	$(BIN)/python tests/soak/overtaken.py --seconds $(SOAK_SECONDS)
 	$(BIN)/pytest --timeout 0 --override-ini 'python_files=soak_*.py' tests/soak
 

@@ -88,6 +88,7 @@ class Status:
 
 
 QUEUED = Status(State.QUEUED)
+RUNNING = Status(State.RUNNING)
 
 
 def after(status: Status, event: Event, code: int | None = None) -> Status:

@@ -18,7 +18,7 @@ from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, S
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
 from jobfs.model import JobSpec
-from jobfs.states import Event, IllegalTransition
+from jobfs.states import RUNNING, Event, IllegalTransition, after
 from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
@@ -420,6 +420,8 @@ class JobTable:
         job = self._jobs.get(news.job)
         if job is None:
             return
+        if job.ended and (job.ended_at, job.status) == (news.ended_at, after(RUNNING, news.event, news.code)):
+            return  # told in the answer to an attach, and as news
         job.end(news)
         if (stdin := self._stdins.pop(job.id, None)) is not None:
             stdin.close()

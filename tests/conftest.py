@@ -52,8 +52,14 @@ def hanging() -> Iterator[Mounted]:
     yield from _mounted()
 
 
-def _mounted() -> Iterator[Mounted]:
-    mounted = Mounted()
+@pytest.fixture
+def roomy() -> Iterator[Mounted]:
+    """A fresh mount that keeps every job, so that each can be accounted for."""
+    yield from _mounted("--keep", "1000000", "--keep-bytes", "1000G")
+
+
+def _mounted(*options: str) -> Iterator[Mounted]:
+    mounted = Mounted(*options)
     try:
         mounted.mount()
         yield mounted

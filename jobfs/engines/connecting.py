@@ -20,16 +20,18 @@ from jobfs.errors import EngineGone
 from jobfs.files import read_object
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, LOCK, identity
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, close_all
-from jobfs.supervisor.wire import ProtocolError, encode_frame
+from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
-    from jobfs.supervisor.wire import Message
+    from jobfs.supervisor.wire import JobRecord, Message
 
 log = logging.getLogger(__name__)
 
 READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
 _GREETING_PATIENCE = 2.0  # seconds that it may take to answer
+# So often one of an older version is let go: it does not end as long as there is anything that its jobs left behind.
+_RENEWALS = 3
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
 _CREDENTIALS = struct.Struct("iii")  # pid, uid, gid: unix(7), SO_PEERCRED
 # Those that this process started: they outlive it, but one that ends first must not stay a zombie.
@@ -41,7 +43,11 @@ class _NotIt(Exception):  # noqa: N818 - the rest of the sentence that begins wi
 
 
 async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
-    """A connection, what the supervisor said of itself, and the inbox of what follows."""
+    """A connection, what the supervisor said of itself, and the inbox of what follows.
+
+    One of an older version that has nothing to do is let go, upon which it ends.
+    """
+    renewals = _RENEWALS
     refusals: dict[str, str] = {}  # by address; said once, as this goes round and round
     with trio.move_on_after(_START_PATIENCE):
         while True:
@@ -50,14 +56,18 @@ async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
                 try:
                     await sock.connect(address)
                     inbox = Inbox()
-                    return sock, await _greet(sock, inbox, state, trusted=is_named), inbox
+                    hello = await _greet(sock, inbox, state, trusted=is_named)
+                    current = hello["protocol"] >= PROTOCOL
+                    if current or not renewals or any(map(_is_busy, (await _ask(sock, inbox, "list"))["records"])):
+                        return sock, hello, inbox
+                    renewals -= 1
                 except _NotIt as error:
-                    sock.close()
                     if refusals.get(address) != str(error):
                         log.warning("the socket %s %s", address, error)
                     refusals[address] = str(error)
-                except (OSError, ValueError):  # nobody listens there; it is no path
-                    sock.close()
+                except (OSError, ValueError, ProtocolError):  # nobody listens there any more; it is no path
+                    pass
+                sock.close()
             if not await trio.to_thread.run_sync(_start, state):
                 await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
     why = "; ".join(f"{address} {refusal}" for address, refusal in refusals.items())
@@ -75,9 +85,8 @@ async def _greet(sock: trio.socket.SocketType, inbox: Inbox, state: Path, *, tru
     if user != os.geteuid():
         raise _NotIt(f"belongs to user {user}")
     with trio.move_on_after(_GREETING_PATIENCE):
-        await sock.send(encode_frame({"op": "hello", "seq": 0}))
         try:
-            hello = await _answer(sock, inbox)
+            hello = await _ask(sock, inbox, "hello")
         except ProtocolError:
             hello = {}
         if not isinstance(hello.get("protocol"), int) or not isinstance(hello.get("pid"), int):
@@ -89,7 +98,9 @@ async def _greet(sock: trio.socket.SocketType, inbox: Inbox, state: Path, *, tru
     raise _NotIt(f"does not answer within {_GREETING_PATIENCE:g} s")
 
 
-async def _answer(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
+async def _ask(sock: trio.socket.SocketType, inbox: Inbox, operation: str) -> Message:
+    """What a supervisor answers to that; OSError where it was just about to end and never will."""
+    await sock.send(encode_frame({"op": operation, "seq": 0}))
     while (said := await sock.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
         messages = inbox.feed(*said[:3])
         for message in messages:
@@ -97,6 +108,11 @@ async def _answer(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
         if answers := [message for message in messages if "seq" in message]:
             return answers[0]
     raise ConnectionResetError
+
+
+def _is_busy(record: JobRecord) -> bool:
+    """Whether a supervisor has anything to do for a job."""
+    return "wait_status" not in record or bool(record.get("open_streams"))
 
 
 def _known_addresses(state: Path) -> list[tuple[str, bool]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Ended, News, Trace
+from jobfs.engines.base import Closed, Ended, News, Started, Trace
 from jobfs.engines.connecting import READ, connect
 from jobfs.engines.keeper import Keeper
 from jobfs.engines.orphans import Orphan, find, is_orphan
@@ -35,7 +35,7 @@ from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
 from jobfs.supervisor.records import read_records, read_slots
-from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
+from jobfs.supervisor.wire import OLDEST, PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -75,6 +75,8 @@ class LocalEngine:
         self._has_watches = trio.Event()
         self._keeper = Keeper()
         self._strays: list[Stray] = []
+        self._leave = False  # the supervisor is to be left, upon which it ends
+        self._busy: set[int] = set()  # jobs with a process, or with a stream that may grow
         self._attached = trio.Event()  # the supervisor has every job that lives
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
 
@@ -83,9 +85,7 @@ class LocalEngine:
     async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
         """See `Engine`. Needs `run` to be running already."""
         self._tell = tell
-        if self._hello["protocol"] != PROTOCOL:
-            msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
-            raise EngineGone(msg)
+        self._check_protocol()
         written, damaged = await trio.to_thread.run_sync(read_slots, f"{self._jobs}/{RECORDS}")
         if damaged:
             log.error("%d records of jobs in %s make no sense", damaged, self._state / JOBS / RECORDS)
@@ -106,8 +106,26 @@ class LocalEngine:
             Closed(job, frozenset(record.get("open_streams", ()))) for job, record in listed.items() if job not in alive
         ]
         for each in news:
-            self._let_go(each)
+            self._note(each)
         return news
+
+    def _check_protocol(self) -> None:
+        """EngineGone where the supervisor is not one that can be worked with; says so where it is an old one."""
+        protocol = self._hello["protocol"]
+        if protocol > PROTOCOL:
+            msg = f"the jobs are a newer jobfs's (protocol {protocol}, this one knows {PROTOCOL}): use that one"
+            raise EngineGone(msg)
+        if protocol < OLDEST:
+            msg = f"the jobs are a much older jobfs's (protocol {protocol}, this one knows {OLDEST} on): use that one"
+            raise EngineGone(msg)
+        if self._outdated:
+            log.warning(
+                "supervisor %d is an older jobfs's; it is replaced when its jobs have ended", self._hello["pid"]
+            )
+
+    @property
+    def _outdated(self) -> bool:
+        return self._hello["protocol"] < PROTOCOL
 
     async def _list(self) -> dict[int, JobRecord]:
         """What the supervisor knows of each job that it has or whose end nobody has acknowledged."""
@@ -132,6 +150,7 @@ class LocalEngine:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
         self._socket, self._hello, inbox = await connect(self._state)
         gone = self.gone
+        self._leave = False
         self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
         over = False
@@ -148,7 +167,7 @@ class LocalEngine:
     async def _receive(self, inbox: Inbox, gone: trio.Event) -> None:
         assert self._socket is not None
         try:
-            while (said := await self._socket.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
+            while not self._leave and (said := await self._socket.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
                 for message in inbox.feed(*said[:3]):
                     self._take(message, inbox.claim(message))
         except (OSError, ProtocolError, trio.ClosedResourceError) as error:
@@ -172,6 +191,7 @@ class LocalEngine:
             if "record" in message:
                 self._keeper.keep(message["record"]["id"], descriptors)
                 descriptors = {}
+                self._note(started(message["record"]))
             answer = self._waiting.pop(message["seq"], None)
             if answer is None:  # who asked was cancelled
                 close_all(descriptors.values())
@@ -185,13 +205,20 @@ class LocalEngine:
             news = news_of(message)
             if isinstance(news, Ended):  # what it left behind is lingering from now on: look anew
                 self._processes.forget()
-            self._let_go(news)
             self._tell(news)
+            self._note(news)
 
-    def _let_go(self, news: News) -> None:
-        """What is kept of a job is needed no more, once it has ended and nobody writes to its streams."""
-        if isinstance(news, Ended | Closed):
+    def _note(self, news: News) -> None:
+        """Keeps count of what the supervisor has to do, and lets go of what is kept of a job that needs it no more."""
+        if isinstance(news, Started):
+            self._busy.add(news.job)
+        elif isinstance(news, Ended | Closed):
             self._keeper.drop_all(news.job, but_streams=news.open_streams)
+            if not news.open_streams and news.job in self._busy:
+                self._busy.discard(news.job)
+                if self._outdated and not self._busy:
+                    log.info("the older jobfs's supervisor has nothing left to do: another one takes over")
+                    self._leave = True
 
     # Doing
 

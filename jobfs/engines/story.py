@@ -38,7 +38,7 @@ def story_without_supervisor(job: int, record: JobRecord | None, *, record_lost:
     if record is None:
         return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
     if "wait_status" in record or "lost" in record:
-        return story(record)
+        return story({**record, "open_streams": []})  # nobody drains what may have been open then
     gone = "the machine was restarted" if record.get("boot_id") != boot_id() else "its supervisor ended before it"
     begun: list[News] = [started(record)] if "pid" in record else []
     return [*begun, Ended(job, Event.LOSE, None, time.time(), None, gone)]

@@ -6,6 +6,7 @@ nobody is connected. Exit status 3: another one has the state.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -121,7 +122,8 @@ def main(state: Path, address: str) -> int:
         _on_child(loop, wake_up, server)
         write_object(state / ADDRESS, {"pid": os.getpid(), "socket": address, "protocol": PROTOCOL})
         log.info("supervisor %d listens", os.getpid())
-        os.write(1, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # the daemon that started it was killed; another one may come
+            os.write(1, b"ready\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
         gc.collect()
         gc.freeze()  # what is forked shares these pages as long as the collector does not touch them

@@ -37,7 +37,7 @@ class Birth:
         self._never_ran = never_ran
         self._reply = reply
         self._answered = False
-        self._patience = loop.after(EXEC_PATIENCE, self._answer)
+        self._patience = loop.after(EXEC_PATIENCE, self._patience_over)
         loop.watch(report, lambda _: self.reported())
 
     def reported(self) -> None:
@@ -56,7 +56,12 @@ class Birth:
         else:
             self._never_ran(self._child, failure, self._answered)
             if not self._answered:
+                self._answered = True
                 self._reply({"error": failure})
+
+    def _patience_over(self) -> None:
+        self.reported()  # it may have been long ago, if it was this process that stood still
+        self._answer()
 
     def _answer(self) -> None:
         if not self._answered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
 import socket
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Ancillary, Inbox, ancillary, close_all
-from jobfs.supervisor.wire import ProtocolError, encode_frame
+from jobfs.supervisor.wire import FrameDecoder, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +103,16 @@ class Connection:
         try:
             while self._unsent:
                 frame, numbers = self._unsent[0]
-                sent = self._socket.sendmsg([frame], ancillary(numbers), socket.MSG_NOSIGNAL)
+                try:
+                    sent = self._socket.sendmsg([frame], ancillary(numbers), socket.MSG_NOSIGNAL)
+                except OSError as error:
+                    if error.errno != errno.ETOOMANYREFS or not numbers:
+                        raise
+                    # More descriptors are on their way in this user's sockets than one process may have (unix(7)).
+                    self._unsent[0] = (memoryview(_without_descriptors(frame)), [])
+                    self._waiting += len(self._unsent[0][0]) - len(frame)
+                    close_all(numbers)
+                    continue
                 self._waiting -= sent
                 if sent < len(frame):
                     self._unsent[0] = (frame[sent:], [])
@@ -149,6 +159,12 @@ class Connection:
             self._handle(request)
         finally:
             close_all(request.descriptors.values())
+
+
+def _without_descriptors(frame: memoryview) -> bytes:
+    """The frame of the same message where nothing comes along: a name without its descriptor would take another's."""
+    (message,) = FrameDecoder().feed(bytes(frame))
+    return encode_frame({**message, "descriptors": []})
 
 
 def peer_uid(sock: socket.socket) -> int:

@@ -42,6 +42,7 @@ _NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 200
 _UNKNOWN_END = "its supervisor was killed, and how it ended is not known"
+_UNREAD = "its supervisor was killed, and what it wrote last may be lost"
 
 
 class Tell(Protocol):
@@ -241,8 +242,8 @@ class Supervisor:
 
     def _stray(self, record: JobRecord) -> Stray | None:
         """What a job is known by that was not started by this supervisor."""
-        if "pid" not in record or record.get("boot_id") != self._boot_id:
-            return None
+        if record.get("boot_id") != self._boot_id or not {"pid", "start_window"} <= record.keys():
+            return None  # it is gone, or was never there, or an older version wrote down too little of it
         return Stray(record["id"], record["pid"], *record["start_window"])
 
     def _adopt(self, request: Request) -> None:
@@ -253,6 +254,8 @@ class Supervisor:
             child.executed = True
             child.pidfd = request.descriptors.pop("process", -1)
             child.gone = child.ended = "wait_status" in record or "lost" in record
+            if child.outlets.keys() < record["pipes"].keys() and not child.gone:
+                child.record["reason"] = record["reason"] or _UNREAD
             stray = self._stray(record)
             if stray is not None:
                 self._strays[child.job] = stray

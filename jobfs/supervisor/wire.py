@@ -13,6 +13,8 @@ from typing import TypedDict, cast
 
 PROTOCOL = 3
 """2 added stdin, terminals, leases and `watch`; 3 what a supervisor needs to go on where a killed one stood."""
+OLDEST = 2
+"""The oldest protocol of a supervisor that a daemon works with."""
 
 MAX_FRAME = 64 * 1024 * 1024  # bytes; a spawn holds a command line and an environment, which execve bounds far below
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # kept: making one costs as much as a message

@@ -282,6 +282,22 @@ async def test_output_of_what_an_ended_job_left_behind_goes_on(bare: Workshop) -
         await until(lambda: len(bare.read(job)), lambda now: now > again)
 
 
+async def test_streams_are_closed_that_ended_while_nobody_was_there(bare: Workshop) -> None:
+    """An end that no daemon has stored is told with what is open now, not with what was when it was written down."""
+    async with bare.attached():
+        job = await bare.spawn("sleep 1000 & exit 3")
+        await bare.ended(job)
+        left = bare.engine.usage({job: bare.started(job).handle})
+        assert 1 == left[job].processes
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.engine.gone.wait()
+    await until(bare.kill_marked, lambda left: not left)
+    async with bare.attached(job) as learned:
+        assert [("failed:3", frozenset())] == [
+            (status_of(news), news.open_streams) for news in learned if isinstance(news, Ended)
+        ]
+
+
 async def test_a_supervisor_that_is_killed_twice_leaves_nothing_behind(bare: Workshop) -> None:
     """Jobs of different supervisors live side by side, and the last one ends when all have."""
     async with bare.attached():

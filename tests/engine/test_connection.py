@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
@@ -19,7 +20,7 @@ from jobfs.supervisor.service import Supervisor
 from jobfs.supervisor.wire import Message, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     Places = tuple[dict[str, int], dict[str, int]]  # descriptors and inodes by name
@@ -106,6 +107,28 @@ def test_each_request_has_the_descriptors_that_came_with_it(peers: Peers, places
     peers.turn(until=lambda: len(peers.taken) == 4)
     two, one = {"x": inodes["a"], "y": inodes["b"]}, {"z": inodes["c"]}
     assert [("plain", {}), ("two", two), ("one", one), ("plain", {})] == peers.taken
+    assert before == open_descriptors()
+
+
+def test_where_too_many_descriptors_are_on_their_way_the_message_goes_without(peers: Peers, places: Places) -> None:
+    """The kernel refuses more than a limit; the connection stays, and no other message's descriptors are mistaken."""
+    fds, inodes = places
+    refused = [True]
+
+    class Refusing(socket.socket):
+        def sendmsg(self, buffers: Iterable[memoryview], ancdata: object = (), *rest: int) -> int:  # type: ignore[override]
+            if ancdata and refused.pop():
+                raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+            return super().sendmsg(buffers, ancdata, *rest)  # type: ignore[arg-type]
+
+    # Put there by hand: root, as which tests may run, is not refused.
+    peers.connection._socket = Refusing(fileno=peers.connection._socket.detach())  # noqa: SLF001
+    before = open_descriptors()
+    peers.connection.send({"news": "first"}, {"x": os.dup(fds["a"])})
+    refused.append(False)
+    peers.connection.send({"news": "second"}, {"y": os.dup(fds["b"])})
+    said = [(message["news"], along) for message, along in peers.received()]
+    assert [("first", {}), ("second", {"y": inodes["b"]})] == said
     assert before == open_descriptors()
 
 

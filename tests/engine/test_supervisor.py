@@ -7,14 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
+import pytest
 import trio
 import trio.testing
 
+from jobfs.engines import connecting, local
 from jobfs.engines.base import Closed, Continued, Ended, Started, Stopped
+from jobfs.engines.local import LocalEngine
 from jobfs.errors import EngineGone
-from jobfs.supervisor import EXIT_LOCKED
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED
+from jobfs.supervisor.wire import OLDEST, PROTOCOL
 from tests.engine.workshop import Workshop, ended, error_of, status_of, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 def descriptors(pid: int) -> list[str]:
@@ -150,6 +159,20 @@ async def test_a_second_one_on_the_same_state_does_not_start(shop: Workshop) -> 
     assert (EXIT_LOCKED, b"") == (done.returncode, done.stdout)
 
 
+async def test_one_whose_daemon_was_killed_as_it_started_serves_the_next(bare: Workshop) -> None:
+    """A supervisor that nobody waits for any more by the time that it is ready takes the next daemon, and its jobs."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jobfs.supervisor", str(bare.state), str(bare.state / "orphan.sock")]
+    orphan = await trio.lowlevel.open_process(command, stdout=writer)
+    os.close(writer)
+    await until(lambda: (bare.state / ADDRESS).exists() or orphan.poll() is not None)
+    async with bare.attached():
+        assert orphan.pid == bare.supervisor
+        assert "done:0" == status_of(await bare.ended(await bare.spawn("true")))
+    assert 0 == await orphan.wait()
+
+
 async def test_signals_that_end_a_session_do_not_end_it(shop: Workshop) -> None:
     """SIGHUP, SIGINT and SIGTERM are no concern of the supervisor's."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -216,3 +239,97 @@ async def test_a_file_that_is_no_jobs_is_let_be(shop: Workshop) -> None:
     (shop.state / "jobs" / "1-copy").touch()
     assert 1 not in shop.engine.known()
     (shop.state / "jobs" / "1-copy").unlink()
+
+
+# As one of the version before, which holds nothing for others and adopts no job.
+OLDER = """
+import sys
+from pathlib import Path
+from jobfs.supervisor import __main__ as program, service
+
+program.PROTOCOL = int(sys.argv[3])
+service.Supervisor._hold = lambda *_, **__: None
+service.Supervisor._operations = property(
+    lambda self: {name: action for name, action in self.known.items() if name != "adopt"},
+    lambda self, known: setattr(self, "known", known),
+)
+service.duplicates = lambda _: {}
+sys.exit(program.main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@contextmanager
+def speaking(protocol: int) -> Iterator[None]:
+    """Daemons speak that protocol."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (local, connecting):
+            patch.setattr(module, "PROTOCOL", protocol)
+        patch.setattr(local, "OLDEST", protocol)
+        yield
+
+
+@asynccontextmanager
+async def older_daemon(shop: Workshop, protocol: int) -> AsyncIterator[int]:
+    """A daemon and a supervisor of another version are there; gives the supervisor's number."""
+    command = [sys.executable, "-c", OLDER, str(shop.state), str(shop.state / "older.sock"), str(protocol)]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    shop.started_by_hand.append(process)
+    assert process.stdout is not None
+    assert b"ready\n" == await process.stdout.receive_some()
+    await process.stdout.aclose()
+    with speaking(protocol):
+        async with shop.attached():
+            yield process.pid
+
+
+async def test_an_older_one_is_worked_with_until_its_jobs_have_ended(
+    bare: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer daemon runs, reads and signals jobs below it, says so, and replaces it when nothing is left of them."""
+    async with older_daemon(bare, 2) as older:
+        first = await bare.spawn("echo one; cat", stdin="pipe")
+    async with bare.attached(first) as learned:
+        assert [bare.started(first), Continued(first)] == learned
+        assert older == bare.supervisor
+        assert "is an older jobfs's" in caplog.text
+        second = await bare.spawn("exec sleep 1000")
+        await bare.write(first, b"two\n")
+        await bare.says(first, b"one\ntwo\n")
+        await bare.engine.close_stdin(first)
+        assert "done:0" == status_of(await bare.ended(first))
+        await bare.signal(second, signal.SIGTERM)
+        assert "killed:15" == status_of(await bare.ended(second))
+        await bare.engine.gone.wait()
+        bare.engine.gone = trio.Event()
+        async with bare.taken_up():
+            assert older != bare.supervisor
+            assert b"x\n" == bare.read(await bare.run("echo x"))
+    assert await ended(older)
+
+
+async def test_an_older_one_without_jobs_is_replaced_at_once(bare: Workshop) -> None:
+    """It has nothing to lose."""
+    async with older_daemon(bare, 2) as older:
+        job = await bare.run("exit 3")
+    assert await ended(older)
+    bare.rewrite_record(job, "start_window", "pipes", "limit", "grace", "deadline", "lease", "pty")
+    async with bare.attached(job) as learned:
+        assert older != bare.supervisor
+        assert ["failed:3"] == [status_of(news) for news in learned if isinstance(news, Ended)]
+
+
+@pytest.mark.parametrize("protocol", [OLDEST - 1, PROTOCOL + 1])
+async def test_one_that_is_not_understood_is_left_alone(bare: Workshop, protocol: int) -> None:
+    """A daemon that does not know its protocol says whose the jobs are, and they go on."""
+    async with older_daemon(bare, protocol) as other:
+        job = await bare.spawn("exec sleep 1000")
+    engine = LocalEngine(bare.state)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        with pytest.raises(EngineGone, match="jobfs's"):
+            await engine.attach({}, lambda _: None)
+        nursery.cancel_scope.cancel()
+    assert other == bare.supervisor
+    with speaking(protocol):
+        async with bare.attached(job) as learned:
+            assert Continued(job) in learned

@@ -67,6 +67,7 @@ class Workshop:
         self.news: list[News] = []
         self.engine = LocalEngine(state)
         self.supervisors: set[int] = set()
+        self.started_by_hand: list[trio.Process] = []  # supervisors, too
         self._told = trio.Event()
         self._ids = iter(range(1, 1 << 30))
         self._mark = f"JOBFS_TEST={state}"
@@ -117,12 +118,19 @@ class Workshop:
     async def finish(self) -> None:
         """Kills what still runs; raises unless the supervisors, with nothing left to do, end by themselves."""
         await until(self._kill, lambda left: not left)
+        for process in self.started_by_hand:
+            await process.wait()
 
-    def _kill(self) -> list[int]:
-        # Again and again: a process that is amid its exec shows no environment for a moment.
-        for pid in self._marked():
+    def kill_marked(self) -> list[int]:
+        """Kills every process of a job; gives which there were. One amid its exec is not seen for a moment."""
+        marked = self._marked()
+        for pid in marked:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        return marked
+
+    def _kill(self) -> list[int]:
+        self.kill_marked()
         return [pid for pid in self.supervisors if not has_ended(pid)]
 
     def _marked(self) -> list[int]:
