@@ -19,6 +19,7 @@ from jobfs.errors import (
     JobEnded,
     LimitReached,
     LineTooLong,
+    MachineError,
     NameTaken,
     NotFound,
     SpawnFailed,
@@ -149,6 +150,9 @@ class Commands:
             if not job.ended:
                 msg = f"job {job.id} is {job.status.word}: only one that has ended can be restarted"
                 raise JobAlive(msg)
+            if job.spec.recovered:
+                msg = f"job {job.id} was recovered, and not all that it was spawned with is known: spawn it anew"
+                raise MachineError(msg)
             self._table.check_name(job.spec.name)
             if job.spec.name in names:
                 msg = f"the name {job.spec.name} is of two of these jobs, and only one can have it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +13,7 @@ from jobfs.bell import Bell
 from jobfs.model import STREAMS, JobInfo, Usage
 from jobfs.states import QUEUED, Event, Status, after
 from jobfs.store import Row
-from jobfs.stream import StreamDamaged, StreamState, empty
+from jobfs.stream import StreamDamaged, StreamState, damaged, empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from jobfs.engines.base import Ended, Started
     from jobfs.model import JobSpec
     from jobfs.stream import RingReader
+
+
+log = logging.getLogger(__name__)
 
 
 class Output(Protocol):
@@ -33,15 +37,23 @@ class Output(Protocol):
 
 
 class StreamView:
-    """How one output stream stands: asked of the ring file while it may grow, remembered once it cannot."""
+    """How one output stream stands: asked of the ring file while it may grow, remembered once it cannot.
+
+    Once it was found damaged it stays that, and opening it fails.
+    """
 
     def __init__(
         self,
         open_reader: Callable[[], RingReader | None],
         capacity: int,
         watch: Callable[[int], None] = lambda _: None,
+        label: str = "events",
     ) -> None:
-        """`watch` asks who writes the stream to say `grew`, once, when there are bytes past the offset it is given."""
+        """`watch` asks who writes the stream to say `grew`, once, when there are bytes past the offset it is given.
+
+        `label` is what the log calls it.
+        """
+        self._label = label
         self._open_reader = open_reader
         self._capacity = capacity
         self._watch = watch
@@ -49,6 +61,9 @@ class StreamView:
         self._bell = Bell()
         self._reader: RingReader | None = None
         self._final: StreamState | None = None
+        self._damage: StreamDamaged | None = None
+        self.stored: int | None = None  # how much was written in all, where that was stored
+        self.stalled: str | None = None  # why what is written cannot be kept, while it cannot
         self.may_grow = True
         self.told = 0  # how many bytes those who asked were told that it has
 
@@ -63,9 +78,28 @@ class StreamView:
             self._release()
         return state
 
+    @property
+    def written(self) -> int | None:
+        """How much was written in all, where that is known and final."""
+        return None if self._final is None or self._final.damaged else self._final.written
+
     def open(self) -> RingReader | None:
-        """A reader of the stream, to be closed by the caller; None as long as it has no byte."""
-        return self._open_reader()
+        """A reader of the stream, to be closed by the caller; None as long as it has no byte. StreamDamaged."""
+        if self._damage is not None:
+            raise self._damage.with_traceback(None)
+        reader: RingReader | None = None
+        try:
+            reader = self._open_reader()
+            written = 0 if reader is None else reader.snapshot().written
+            if self.stored not in (None, written):
+                msg = f"it has {written} bytes where {self.stored} were written"
+                raise StreamDamaged(msg)  # noqa: TRY301 - as if the reader had said it
+        except StreamDamaged as error:
+            self._note_damage(error)
+            if reader is not None:
+                reader.close()
+            raise
+        return reader
 
     def listen(self, past: int, call: Callable[[], None]) -> None:
         """Has `call` called, once, when there are bytes past the offset `past`, or none will come: then look again.
@@ -108,12 +142,20 @@ class StreamView:
             self._reader = None
 
     def _ask(self) -> StreamState:
-        if self._reader is None:
-            try:
-                self._reader = self._open_reader()
-            except StreamDamaged:
-                self._reader = None
-        return empty(self._capacity) if self._reader is None else self._reader.snapshot()
+        try:
+            if self._reader is None:
+                self._reader = self.open()
+            state = empty(self._capacity) if self._reader is None else self._reader.snapshot()
+        except StreamDamaged as error:
+            self._note_damage(error)
+            self._release()
+            return damaged(self._capacity, f"damaged: {error.why}")
+        return state if self.stalled is None else state._replace(problem=self.stalled)
+
+    def _note_damage(self, error: StreamDamaged) -> None:
+        if self._damage is None:
+            log.error("%s is damaged and cannot be read: %s", self._label, error.why)
+            self._damage = error
 
 
 class Job:
@@ -138,7 +180,10 @@ class Job:
 
         def view(name: str) -> StreamView:
             return StreamView(
-                lambda: output.open_stream(id_, name), spec.limit, lambda past: output.watch(id_, name, past)
+                lambda: output.open_stream(id_, name),
+                spec.limit,
+                lambda past: output.watch(id_, name, past),
+                f"{name} of job {id_}",
             )
 
         self.streams = {name: view(name) for name in STREAMS}
@@ -154,6 +199,8 @@ class Job:
         job.changed_at = row.ended_at or row.started_at or row.created_at
         job.usage = row.usage
         job.pid = row.pid
+        for name, view in job.streams.items():
+            view.stored = row.written.get(name)
         if job.ended:
             job.grows(frozenset())
         return job
@@ -172,6 +219,7 @@ class Job:
             ended_at=self.ended_at,
             elapsed=self.elapsed,
             usage=self.usage,
+            written={name: view.written for name, view in self.streams.items() if view.written is not None},
         )
 
     @property

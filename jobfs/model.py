@@ -30,7 +30,8 @@ class JobSpec:
     """What a job is to be. A restart runs the same again, so nothing in it refers to the moment.
 
     `directory` is the writer's working directory, from which relative paths of the command are read; `cwd` what was
-    asked for beside it. `environment` is as the kernel shows it: `NAME=value` entries, NUL-terminated.
+    asked for beside it. `environment` is as the kernel shows it: `NAME=value` entries, NUL-terminated. Of a job that
+    was `recovered` after the database was lost, the beginning of its command line is all that is known.
     """
 
     cmd: str | None
@@ -47,6 +48,7 @@ class JobSpec:
     nice: int | None = None
     pty: bool = False
     lease: bool = False
+    recovered: bool = False
     writer: Writer = field(default_factory=Writer)
 
     @property

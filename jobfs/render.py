@@ -82,7 +82,7 @@ def _info(job: JobInfo) -> dict[str, object]:
         "status": job.status.word,
         "cmd": job.spec.line,
         "argv": job.spec.argv,
-        "cwd": job.spec.working_directory,
+        "cwd": None if job.spec.recovered else job.spec.working_directory,
         "pid": job.pid,
         "pgid": job.pid,
         "exit_code": job.status.code if exited else None,
@@ -96,14 +96,17 @@ def _info(job: JobInfo) -> dict[str, object]:
         "stderr": _stream(job.stderr),
         "usage": asdict(job.usage),
         "spawned_by": asdict(job.spec.writer),
+        "recovered": job.spec.recovered,
     }
 
 
-def _stream(state: StreamState) -> dict[str, int | bool]:
+def _stream(state: StreamState) -> dict[str, int | bool | str | None]:
+    known = not state.damaged
     return {
-        "written": state.written,
-        "retained": state.retained,
-        "dropped": state.dropped,
+        "written": state.written if known else None,
+        "retained": state.retained if known else None,
+        "dropped": state.dropped if known else None,
         "capacity": state.capacity,
         "closed": state.closed,
+        "problem": state.problem,
     }

@@ -50,10 +50,11 @@ class Evicted(Exception):  # noqa: N818 - what a bounded stream does, no fault
 
 
 class StreamDamaged(OSError):  # noqa: N818 - named as the two above
-    """The file is no ring file, or was cut or scribbled on; `errno` is EIO."""
+    """The file is no ring file, or was cut or scribbled on: `why`; `errno` is EIO."""
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EIO, f"damaged stream: {why}")
+        self.why = why
 
 
 class StreamState(NamedTuple):
@@ -69,6 +70,10 @@ class StreamState(NamedTuple):
     """When the last byte came, in nanoseconds since the epoch."""
     capacity: int
     """Bytes that are retained at most."""
+    damaged: bool = False
+    """The counts are not known, and nothing can be read."""
+    problem: str | None = None
+    """What is wrong with it, as a sentence; None where nothing is."""
 
     @property
     def retained(self) -> int:
@@ -84,6 +89,11 @@ class StreamState(NamedTuple):
 def empty(capacity: int, mtime_ns: int = 0) -> StreamState:
     """Return the state of a stream that has no ring file, because no byte was written yet."""
     return StreamState(written=0, start=0, closed=False, mtime_ns=mtime_ns, capacity=capacity)
+
+
+def damaged(capacity: int, problem: str) -> StreamState:
+    """Return the state of a stream of which nothing is known but that it was damaged."""
+    return empty(capacity)._replace(damaged=True, problem=problem)
 
 
 def grow_pipe(fd: int) -> bool:
@@ -117,11 +127,14 @@ class _RingFile:
             raise
         self._capacity = self._header[_CAPACITY]
         self._ring = self._capacity + SLACK
+        self._size = size
 
     def _check(self, size: int) -> None:
         header = self._header
-        if header[_MAGIC] != _MAGIC_WORD or header[_VERSION] != _FORMAT:
-            raise StreamDamaged("not a ring file of this version")
+        if header[_MAGIC] != _MAGIC_WORD:
+            raise StreamDamaged("it is no ring file")
+        if header[_VERSION] != _FORMAT:
+            raise StreamDamaged(f"it is a ring file of version {header[_VERSION]}, and this jobfs knows {_FORMAT}")
         if header[_CAPACITY] == 0 or header[_CAPACITY] + SLACK + HEADER_SIZE != size:
             raise StreamDamaged(f"a capacity of {header[_CAPACITY]} in a file of {size} bytes")
         # A writer may be at work and raise both meanwhile, so `total` is loaded on either side of `reserved`.
@@ -133,6 +146,11 @@ class _RingFile:
     def capacity(self) -> int:
         """Bytes that the stream retains at most."""
         return self._capacity
+
+    def _require_whole(self) -> None:
+        """Look before the header is touched, as `_file_size` does: the file may have been cut meanwhile."""
+        if os.fstat(self._fd).st_size != self._size:
+            raise StreamDamaged("the file was cut")
 
     def _release(self) -> None:
         if self._fd < 0:
@@ -185,7 +203,7 @@ class RingWriter(_RingFile):
 
         Raises FileNotFoundError, StreamDamaged, or OSError as open(2) has it.
         """
-        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd))
+        return cls(_open(path, os.O_RDWR, dir_fd))
 
     @classmethod
     def resume(cls, fd: int) -> Self:
@@ -224,6 +242,7 @@ class RingWriter(_RingFile):
     def append(self, data: bytes) -> None:
         """Write all of `data`, or raise OSError (ENOSPC ...) and leave the stream as it was; ValueError when closed."""
         self._require_open()
+        self._require_whole()
         if len(data) > _BATCH:
             # It will be published piece by piece, and what was published cannot be taken back: have the room first.
             self._allocate(min(len(data), self._ring))
@@ -243,8 +262,10 @@ class RingWriter(_RingFile):
         EndOfPipe at end of file, OSError (ENOSPC, EDQUOT, EIO ...) when no byte could be written, ValueError when the
         stream is closed. An error that comes after bytes were moved is left to the next call. Nothing is lost: what
         could not be written stays in the pipe, or, `pending` bytes, in memory, and goes first in the next call.
+        StreamDamaged, which is an OSError too, is the one of which waiting is no cure.
         """
         self._require_open()
+        self._require_whole()
         first = self._total
         stop = first + limit
         try:
@@ -267,7 +288,9 @@ class RingWriter(_RingFile):
     def close(self) -> None:
         """Mark the stream closed, and let go of the file. Pending bytes are given up."""
         if self._fd >= 0:
-            self._header[_CLOSED] = 1
+            with suppress(StreamDamaged):  # whoever reads it finds that too
+                self._require_whole()
+                self._header[_CLOSED] = 1
             self._closed = True
         self.detach()
 
@@ -357,7 +380,7 @@ class RingReader(_RingFile):
 
         Raises StreamDamaged, or OSError as open(2) has it.
         """
-        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd))
+        return cls(_open(path, os.O_RDONLY, dir_fd))
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -368,7 +391,8 @@ class RingReader(_RingFile):
         self.close()
 
     def snapshot(self) -> StreamState:
-        """Return what the stream is now."""
+        """Return what the stream is now; StreamDamaged where the file was cut."""
+        self._require_whole()
         header = self._header
         closed = bool(header[_CLOSED])  # Loaded first: where it is set, the total that follows is the last one.
         written = header[_TOTAL]
@@ -382,6 +406,7 @@ class RingReader(_RingFile):
         """
         if offset < 0:
             raise ValueError(f"offset: {offset}")
+        self._require_whole()
         total = self._header[_TOTAL]
         size = min(size, total - offset)
         if size <= 0:
@@ -410,11 +435,21 @@ class RingReader(_RingFile):
         raise Evicted(max(0, total - self._capacity))
 
 
+def _open(path: str | os.PathLike[str], access: int, dir_fd: int | None) -> int:
+    """Open without waiting for anybody: a FIFO may lie in the file's place."""
+    try:
+        return os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise StreamDamaged("something else lies in its place") from error
+        raise
+
+
 def _file_size(fd: int) -> int:
     """Look before mapping: touching a page past the end of a file is SIGBUS."""
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode) or about.st_size < HEADER_SIZE:
-        raise StreamDamaged("no header")
+        raise StreamDamaged("it is no file, or was cut")
     return about.st_size
 
 

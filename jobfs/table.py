@@ -14,17 +14,18 @@ import trio
 
 from jobfs import render
 from jobfs.bell import Bell
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
+from jobfs.model import JobSpec
 from jobfs.states import RUNNING, Event, IllegalTransition, after
 from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from jobfs.engines.base import Engine
-    from jobfs.model import JobInfo, JobSpec, Usage, Writer
+    from jobfs.engines.base import Engine, Trace
+    from jobfs.model import JobInfo, Usage, Writer
     from jobfs.store import Store
     from jobfs.stream import RingWriter
 
@@ -36,6 +37,7 @@ _STORE_RETRY = 1.0
 _TAKING_UP = 5.0
 # How long ends are gathered before they are stored together, in seconds; meanwhile the engine keeps them.
 _GATHER = 0.05
+_UNKNOWN = "(its command line is not known any more)"
 _MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
 
 
@@ -169,11 +171,40 @@ class JobTable:
         """A name is that of the newest job that was given it, or, where that one was removed, nobody's."""
         holders = self._store.holders()
         given = {job.spec.name for job in self._jobs.values()}
-        self._names = {name: self._jobs[job] for name, job in holders.items() if job in self._jobs}
-        self._store.release(holders.keys() - given)
+        held = {name: self._jobs[job] for name, job in holders.items() if job in self._jobs}
+        self._names = {name: job for name, job in held.items() if job.spec.name == name}
+        try:
+            self._store.release(holders.keys() - given)
+        except MachineError as error:  # a full disk is no reason not to begin; the next one does it
+            log.warning("names that nobody has stay in the database: %s", error)
+
+    def _recall(self) -> list[int]:
+        """Takes up the jobs that the engine remembers and that the database has lost; gives those that were removed.
+
+        What was removed had ended, and has an id that the database gave. So one that lives, or whose id the database
+        never gave, shows that it was lost, or replaced by an older one.
+        """
+        known = self._engine.known()
+        strangers = {job: known[job] for job in sorted(known.keys() - self._jobs.keys() - self._starting.keys())}
+        last = self._store.last_id
+        lost = {job: trace for job, trace in strangers.items() if job > last or trace.may_live}
+        if not lost:
+            return list(strangers)
+        log.error("the database has lost %d jobs; what is on record of them is shown: %s", len(lost), [*lost])
+        jobs = [
+            Job(id_, _recovered(trace), trace.started_at or time.time(), self._engine) for id_, trace in lost.items()
+        ]
+        for job in jobs:
+            self._admit(job)
+        try:
+            self._store.restore(job.row() for job in jobs)
+        except MachineError as error:
+            log.error("they could not be stored: %s", error)  # noqa: TRY400 - the sentence says it
+        return [job for job in strangers if job not in lost]
 
     async def attach_engine(self) -> None:
         """Learns from the engine what has become of the jobs, and from now on takes its news."""
+        removed = self._recall()
         alive = {job.id: job.handle for job in self._jobs.values() if not job.ended}
         alive |= dict.fromkeys(self._starting)
         early: list[News] = []
@@ -195,10 +226,9 @@ class JobTable:
             answered = True
             for news in early:
                 self.take(news)
-        strangers = [job for job in self._engine.known() if job not in self._jobs and job not in self._starting]
-        if strangers:
-            log.info("removing the output of %d jobs that are not in the table", len(strangers))
-            await self._engine.forget(strangers)
+        if removed:
+            log.info("removing the output of %d jobs that are not in the table", len(removed))
+            await self._engine.forget(removed)
         for job in self._jobs.values():
             job.look_again()  # what was to be told of its streams the engine has forgotten
         self._taken_up.set()
@@ -343,6 +373,8 @@ class JobTable:
                     self._closed(news)
                 case Grown():
                     self._grown(news)
+                case Stalled():
+                    self._stalled(news)
         except IllegalTransition as error:
             log.warning("%s: %s", news, error)
         except Exception:
@@ -401,7 +433,10 @@ class JobTable:
         job = self._jobs.get(news.job)
         if job is not None and job.ended:
             job.grows(news.open_streams)
-            self._note_retained(job)
+            if job.id in self._ended_bytes:  # else its turn comes in the order of the ends
+                self._note_retained(job)
+            if not news.open_streams:
+                self._unstored[job.id] = job  # anew, with how much was written in all
             self._wake.set()
             self._changed()
 
@@ -409,6 +444,13 @@ class JobTable:
         job = self._jobs.get(news.job)
         if job is not None:
             job.streams[news.stream].grew()
+
+    def _stalled(self, news: Stalled) -> None:
+        job = self._jobs.get(news.job)
+        if job is not None:
+            for name, view in job.streams.items():
+                view.stalled = news.streams.get(name)
+            self._changed()
 
     def _standing(self, job: Job) -> dict[str, int | str | None]:
         return {"id": job.id, "name": job.spec.name, "status": job.status.word, "reason": job.reason}
@@ -489,6 +531,12 @@ class JobTable:
             count -= 1
             total -= retained
         await self.remove(oldest)
+
+
+def _recovered(trace: Trace) -> JobSpec:
+    """What is still known of what a job was to be. Whether it reads what is written to it the engine knows."""
+    line = trace.line or _UNKNOWN
+    return JobSpec(line, None, "", "", stdin="pipe", limit=trace.limit, pty=trace.pty, recovered=True)
 
 
 def _require_alive(job: Job) -> None:

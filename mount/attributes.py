@@ -131,7 +131,7 @@ def settled(job: Job, entry: JobFile) -> bool:
 
 def _complete(state: StreamState) -> bool:
     """A stream that is closed and of which nothing was evicted is a file as on a disk."""
-    return state.closed and not state.dropped
+    return state.closed and not state.dropped and not state.damaged
 
 
 def _touch(attributes: pyfuse3.EntryAttributes, mtime_ns: int) -> None:

@@ -24,11 +24,12 @@ from jobfs.errors import JobfsError
 from jobfs.job import StreamView
 from jobfs.mountinfo import mounts
 from jobfs.store import Store
-from jobfs.stream import RingReader, RingWriter, StreamDamaged
+from jobfs.stream import RingReader
 from jobfs.table import JobTable
 from mount import mountpoint, session
 from mount.attributes import Attributes
 from mount.blocked import BlockedRequests
+from mount.events import CAPACITY, highest_id, open_events
 from mount.notify import KernelFace
 from mount.nudges import Nudges
 from mount.operations import Operations
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVENTS_CAPACITY = 1024 * 1024  # bytes of `events` that are kept
 _LOG_SIZE = 1024 * 1024  # bytes of one log file; one older one is kept
 _MAX_TASKS = 100_000  # requests that may wait at once; pyfuse3's 99 would freeze the mount
 # What keeps a daemon from serving and is told in a sentence, not by a traceback.
@@ -149,7 +149,7 @@ class _Daemon:
         store = Store(options.state / "jobs.sqlite")
         self._store = store
         self._events_path = options.state / "events"
-        self._events = _open_events(self._events_path)
+        self._events = open_events(self._events_path)
         self._table = JobTable(store, self._engine, self._events, keep=options.keep, keep_bytes=options.keep_bytes)
         self._table.mount = str(options.point)
         self._own = OwnMount()
@@ -164,6 +164,8 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._engine.run)
                 await self._table.attach()
+                if self._store.made:  # where it was lost, ids go on all the same: events tell of removed jobs too
+                    self._store.pass_over(highest_id(self._events_path))
                 nursery.start_soon(self._table.keep_house)
                 nursery.start_soon(self._replace_supervisor, nursery)
                 await self._mounted(nursery, ready)
@@ -173,10 +175,10 @@ class _Daemon:
             self._events.detach()
 
     async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
-        created_at = float(self._store.property("created_at", str(time.time())))
+        created_at = _created_at(self._store)
         events = StreamView(
             lambda: RingReader.open(self._events_path),
-            EVENTS_CAPACITY,
+            CAPACITY,
             lambda _: self._table.recorded.listen(events.grew),
         )
         attributes = Attributes(self._table, events, created_at)
@@ -286,15 +288,14 @@ async def _wait_taken_away(number: int) -> None:
         os.close(mountinfo)
 
 
-def _open_events(path: Path) -> RingWriter:
+def _created_at(store: Store) -> float:
+    """When the state was made, in seconds since the epoch; as far as that is known."""
+    now = time.time()
     try:
-        return RingWriter.open(path)
-    except FileNotFoundError:
-        pass
-    except StreamDamaged as error:
-        log.warning("%s: events begin anew", error)
-        path.unlink()
-    return RingWriter.create(path, EVENTS_CAPACITY)
+        return min(max(0.0, float(store.property("created_at", str(now)))), now)
+    except (JobfsError, ValueError) as error:  # a full disk is no reason not to mount
+        log.warning("when the state was made is not known: %s", error)
+        return now
 
 
 def _raise_descriptor_limit() -> None:

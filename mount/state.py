@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import platformdirs
 import psutil
 
 from jobfs import mountinfo
-from jobfs.supervisor import ADDRESS, JOBS
+from jobfs.files import RESERVE, read_object, write_object
+from jobfs.supervisor import ADDRESS, JOBS, LOCK, RECORDS, identity
 
 MEMORY = "memory"
 _SERVING = "daemon.json"
 _LOCK = "daemon.lock"
+# What is opened in the state directory: a FIFO in the place of one would be waited for, and a link lead elsewhere.
+_FILES = (
+    *("log", "log.1", "events", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal"),
+    *(RESERVE, _SERVING, _LOCK, ADDRESS, LOCK, f"{JOBS}/{RECORDS}"),
+)
+_PID_MAX = 1 << 22  # proc(5)
 _TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
 # Where SQLite's write-ahead log and flock(2) do not hold between machines; one whose name begins with `fuse` too.
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -56,7 +63,13 @@ class StateDirectory:
         self.path = path
         _make_private(path)
         _make_private(path / JOBS)
-        self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        for name in _FILES:
+            _require_file(path / name)
+        try:
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            msg = f"the state directory {path} cannot be written to: {error.strerror}"
+            raise StateUnusable(msg) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,30 +82,41 @@ class StateDirectory:
     def announce(self, mountpoint: Path, made: list[str]) -> None:
         """Says that this process serves it, and where; `made` are the directories that it made for that."""
         who = Serving(os.getpid(), str(mountpoint), made, psutil.Process().create_time())
-        new = self.path / f"{_SERVING}.new"
-        new.write_text(json.dumps(asdict(who)), encoding="utf-8")
-        new.replace(self.path / _SERVING)
+        try:
+            write_object(self.path / _SERVING, asdict(who))
+        except OSError as error:
+            msg = f"the state directory {self.path} cannot be written to: {error.strerror}"
+            raise StateUnusable(msg) from error
 
     def leave(self) -> None:
         """Nobody serves it any more."""
-        (self.path / _SERVING).unlink(missing_ok=True)
+        lock = os.fstat(self._lock)
+        if identity(self.path / _LOCK) == (lock.st_dev, lock.st_ino):  # else another one has that name by now
+            (self.path / _SERVING).unlink(missing_ok=True)
         os.close(self._lock)
 
 
 def serving(path: Path) -> Serving | None:
-    """Who serves the state in `path`, or did when it was killed; None where nobody does."""
-    try:
-        return Serving(**json.loads((path / _SERVING).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    """Who serves the state in `path`, or did when it was killed; None where nobody does, or nobody can tell."""
+    said = read_object(path / _SERVING)
+    if said is None:
         return None
+    pid, mountpoint, made, started_at = (said.get(key) for key in ("pid", "mountpoint", "made", "started_at"))
+    if not _is_pid(pid) or not isinstance(mountpoint, str) or not isinstance(started_at, (int, float)):
+        return None
+    if not isinstance(made, list) or not all(isinstance(directory, str) for directory in made):
+        return None
+    return Serving(pid, mountpoint, made, started_at)
 
 
 def supervisor_of(path: Path) -> int | None:
     """The process that owns the jobs of the state in `path`, or owned them when it was killed; None where none did."""
-    try:
-        return int(json.loads((path / ADDRESS).read_text(encoding="utf-8"))["pid"])
-    except (OSError, ValueError, KeyError):
-        return None
+    pid = (read_object(path / ADDRESS) or {}).get("pid")
+    return pid if _is_pid(pid) else None
+
+
+def _is_pid(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _PID_MAX
 
 
 def state_path(chosen: str | None, mountpoint: Path) -> Path:
@@ -107,14 +131,17 @@ def state_path(chosen: str | None, mountpoint: Path) -> Path:
 
 def _make_private(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        if not os.path.lexists(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
         status = path.lstat()
     except OSError as error:
         msg = f"the state directory {path} cannot be made: {error.strerror}"
         raise StateUnusable(msg) from error
     if not stat.S_ISDIR(status.st_mode):
-        msg = f"the state directory {path} is a link or no directory"
+        is_link = stat.S_ISLNK(status.st_mode)
+        what = "a link: it must be the directory itself" if is_link else "no directory: choose another"
+        msg = f"the state directory {path} is {what}"
         raise StateUnusable(msg)
     if status.st_uid != os.geteuid():
         msg = f"the state directory {path} belongs to user {status.st_uid}, not to you"
@@ -125,4 +152,27 @@ def _make_private(path: Path) -> None:
     kind = mountinfo.type_at(path.resolve())
     if kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
         msg = f"the state directory {path} is on {kind}, where locks and shared memory do not hold: choose a local one"
+        raise StateUnusable(msg)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        msg = (
+            f"the state directory {path} is on a file system that is read-only: choose another, or mount that writable"
+        )
+        raise StateUnusable(msg)
+    if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        mode = status.st_mode & 0o777
+        msg = f"the state directory {path} lacks permissions of your own (mode {mode:04o}): chmod 700 it"
+        raise StateUnusable(msg)
+
+
+def _require_file(path: Path) -> None:
+    """What lies at `path`, if anything does, is a file of this user's."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        msg = f"{path} is no file: move it away, whatever it is"
+        raise StateUnusable(msg)
+    if status.st_uid != os.geteuid():
+        msg = f"{path} belongs to user {status.st_uid}, not to you: give it to yourself with chown, or move it away"
         raise StateUnusable(msg)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobfs import render
+from jobfs.errors import MachineError
 from jobfs.text import encode
 
 if TYPE_CHECKING:
@@ -80,11 +81,19 @@ def _cmd(_: JobTable, job: Job) -> bytes:
 
 
 def _env(table: JobTable, job: Job) -> bytes:
+    _require_known(job)
     return encode(table.environment(job.id, job.spec.environment))
 
 
 def _cwd(_: JobTable, job: Job) -> bytes:
+    _require_known(job)
     return encode(job.spec.working_directory)
+
+
+def _require_known(job: Job) -> None:
+    if job.spec.recovered:
+        msg = f"what job {job.id} was spawned with was lost with the database"
+        raise MachineError(msg)
 
 
 def _always(_: Job) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 from jobfs.mountinfo import mounts
-from mount.state import serving
+from mount.state import serving, supervisor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,10 +121,7 @@ class Mounted:
     @property
     def supervisor(self) -> int | None:
         """The number of the process that owns the jobs."""
-        try:
-            return int(json.loads((self.state / "supervisor.json").read_text())["pid"])
-        except FileNotFoundError:
-            return None
+        return supervisor_of(self.state)
 
     def log(self) -> str:
         """What daemon and supervisor have logged."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from jobfs.model import DEFAULT_CAPACITY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -79,7 +81,26 @@ class Grown:
     stream: str
 
 
-News = Started | Stopped | Continued | Ended | Closed | Grown
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Why what is written to a job's streams cannot be kept, by stream, while that is so; empty once it is not."""
+
+    job: int
+    streams: Mapping[str, str]
+
+
+News = Started | Stopped | Continued | Ended | Closed | Grown | Stalled
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What an engine itself remembers of a job: the beginning of its command line, and some of what was asked for."""
+
+    line: str | None = None
+    started_at: float | None = None
+    limit: int = DEFAULT_CAPACITY
+    pty: bool = False
+    may_live: bool = False
 
 
 class Engine(Protocol):
@@ -129,8 +150,8 @@ class Engine(Protocol):
     async def acknowledge(self, jobs: Iterable[int]) -> None:
         """The ends of these jobs are stored: the engine need not tell them again."""
 
-    def known(self) -> Iterable[int]:
-        """Every job of which the engine keeps anything, asked for or not."""
+    def known(self) -> Mapping[int, Trace]:
+        """Every job of which the engine keeps anything, asked for or not, and what it remembers of it."""
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """Drops the output of ended jobs. What they left behind is not harmed, and its output goes nowhere."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,20 +17,29 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs.errors import EngineGone
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED
+from jobfs.files import read_object
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED, LOCK, identity
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, close_all
 from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from jobfs.supervisor.wire import JobRecord, Message
 
+log = logging.getLogger(__name__)
+
 READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
 _START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
+_GREETING_PATIENCE = 2.0  # seconds that it may take to answer
 # So often one of an older version is let go: it does not end as long as there is anything that its jobs left behind.
 _RENEWALS = 3
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
+_CREDENTIALS = struct.Struct("iii")  # pid, uid, gid: unix(7), SO_PEERCRED
 # Those that this process started: they outlive it, but one that ends first must not stay a zombie.
 _supervisors: list[subprocess.Popen[bytes]] = []
+
+
+class _NotIt(Exception):  # noqa: N818 - the rest of the sentence that begins with the address
+    """Who listens is not the supervisor of this state, or not one that answers."""
 
 
 async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
@@ -37,25 +48,54 @@ async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
     One of an older version that has nothing to do is let go, upon which it ends.
     """
     renewals = _RENEWALS
+    refusals: dict[str, str] = {}  # by address; said once, as this goes round and round
     with trio.move_on_after(_START_PATIENCE):
         while True:
-            for address in _known_addresses(state):
+            for address, is_named in _known_addresses(state):
                 sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
                 try:
                     await sock.connect(address)
                     inbox = Inbox()
-                    hello = await _ask(sock, inbox, "hello")
+                    hello = await _greet(sock, inbox, state, trusted=is_named)
                     current = hello["protocol"] >= PROTOCOL
                     if current or not renewals or any(map(_is_busy, (await _ask(sock, inbox, "list"))["records"])):
                         return sock, hello, inbox
                     renewals -= 1
-                except (OSError, ProtocolError):
+                except _NotIt as error:
+                    if refusals.get(address) != str(error):
+                        log.warning("the socket %s %s", address, error)
+                    refusals[address] = str(error)
+                except (OSError, ValueError, ProtocolError):  # nobody listens there any more; it is no path
                     pass
                 sock.close()
             if not await trio.to_thread.run_sync(_start, state):
                 await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
-    msg = f"no supervisor can be started for {state}; see {state}/log"
-    raise EngineGone(msg)
+    why = "; ".join(f"{address} {refusal}" for address, refusal in refusals.items())
+    msg = f"no supervisor can be had for {state}: another process holds {state / LOCK}, and does not answer"
+    raise EngineGone(f"{msg}: {why}" if why else msg)
+
+
+async def _greet(sock: trio.socket.SocketType, inbox: Inbox, state: Path, *, trusted: bool) -> Message:
+    """What the supervisor of `state` answers to a greeting; _NotIt where it is another's or no supervisor.
+
+    One that does not say of which state it is must be `trusted`. OSError where it was just about to end, and never will
+    answer.
+    """
+    _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if user != os.geteuid():
+        raise _NotIt(f"belongs to user {user}")
+    with trio.move_on_after(_GREETING_PATIENCE):
+        try:
+            hello = await _ask(sock, inbox, "hello")
+        except ProtocolError:
+            hello = {}
+        if not isinstance(hello.get("protocol"), int) or not isinstance(hello.get("pid"), int):
+            raise _NotIt("is no supervisor's")
+        said = hello.get("state")  # which those of before protocol 3 do not say
+        if not trusted if said is None else tuple(said) != identity(state / LOCK):
+            raise _NotIt("is the supervisor of another state")
+        return hello
+    raise _NotIt(f"does not answer within {_GREETING_PATIENCE:g} s")
 
 
 async def _ask(sock: trio.socket.SocketType, inbox: Inbox, operation: str) -> Message:
@@ -75,11 +115,14 @@ def _is_busy(record: JobRecord) -> bool:
     return "wait_status" not in record or bool(record.get("open_streams"))
 
 
-def _known_addresses(state: Path) -> list[str]:
-    try:
-        return [json.loads((state / ADDRESS).read_text(encoding="utf-8"))["socket"]]
-    except (OSError, ValueError, KeyError):
-        return []
+def _known_addresses(state: Path) -> list[tuple[str, bool]]:
+    """Where the supervisor may listen: where it said, if that can be read, and where one is started by default."""
+    said = read_object(state / ADDRESS)
+    named = None if said is None else said.get("socket")
+    if not isinstance(named, str) and (state / ADDRESS).exists():
+        log.warning("%s makes no sense", state / ADDRESS)
+    usual = str(_socket_path(state))
+    return ([(named, True)] if isinstance(named, str) else []) + ([(usual, False)] if named != usual else [])
 
 
 def _start(state: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped, Trace
 from jobfs.errors import JobEnded, JobfsError, StdinClosed
 from jobfs.model import STREAMS, Usage
 from jobfs.states import Event
@@ -127,6 +127,10 @@ class FakeEngine:
         self.jobs[job].stopped = True
         self._say(Stopped(job))
 
+    def stall(self, job: int, **streams: str) -> None:
+        """What is written to these streams cannot be kept, and why; none: it can again."""
+        self._say(Stalled(job, streams))
+
     def cont(self, job: int) -> None:
         """A signal continues the job."""
         self.jobs[job].stopped = False
@@ -226,9 +230,14 @@ class FakeEngine:
         await self._asked()
         self.acknowledged += jobs
 
-    def known(self) -> Iterable[int]:
+    def known(self) -> Mapping[int, Trace]:
         """See `Engine`."""
-        return list(self.jobs)
+        return {
+            job: Trace(
+                fake.spec.line, fake.started.started_at, fake.spec.limit, fake.spec.pty, may_live=fake.ended is None
+            )
+            for job, fake in self.jobs.items()
+        }
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import weakref
 from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Ended, News, Started
+from jobfs.engines.base import Closed, Ended, News, Started, Trace
 from jobfs.engines.connecting import READ, connect
 from jobfs.engines.keeper import Keeper
 from jobfs.engines.orphans import Orphan, find, is_orphan
@@ -20,18 +22,19 @@ from jobfs.errors import (
     JobEnded,
     JobfsError,
     LimitReached,
+    MachineError,
     NotPermitted,
     SpawnFailed,
     StateFull,
     StdinClosed,
 )
-from jobfs.model import STREAMS, Usage
+from jobfs.model import DEFAULT_CAPACITY, STREAMS, Usage
 from jobfs.proc import Look
 from jobfs.processes import Process, ProcessTable, Stray, boot_id
-from jobfs.stream import RingReader
+from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
-from jobfs.supervisor.records import read_records
+from jobfs.supervisor.records import read_records, read_slots
 from jobfs.supervisor.wire import OLDEST, PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ _WITHOUT_SUPERVISOR = 5.0
 # What is left of jobs is looked for in /proc for so many seconds, so many times: a process may hang there.
 _FIND_PATIENCE = 2.0
 _FIND_TRIES = 5
+# The streams in the directory of jobs, and nothing else that somebody may have put there.
+_STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
 
 
 class LocalEngine:
@@ -55,7 +60,10 @@ class LocalEngine:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._jobs = str(state / JOBS)
+        # Not by its name, which may be another directory's by now: a state that was removed and made anew.
+        directory = os.open(state / JOBS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, directory)
+        self._jobs = f"/proc/self/fd/{directory}"
         self._socket: trio.socket.SocketType | None = None
         self._sending = trio.StrictFIFOLock()
         self._serial = 0
@@ -78,7 +86,9 @@ class LocalEngine:
         """See `Engine`. Needs `run` to be running already."""
         self._tell = tell
         self._check_protocol()
-        written = await trio.to_thread.run_sync(read_records, f"{self._jobs}/{RECORDS}")
+        written, damaged = await trio.to_thread.run_sync(read_slots, f"{self._jobs}/{RECORDS}")
+        if damaged:
+            log.error("%d records of jobs in %s make no sense", damaged, self._state / JOBS / RECORDS)
         listed = await self._list()
         orphans = [record for job, record in written.items() if job not in listed and is_orphan(record, boot_id())]
         if orphans:
@@ -87,7 +97,11 @@ class LocalEngine:
         self._attached.set()
         news: list[News] = []
         for job in alive:
-            news += story(listed[job]) if job in listed else story_without_supervisor(job, written.get(job))
+            if job in listed:
+                news += story(listed[job])
+            else:
+                lost = job not in written and (damaged > 0 or self._has_output(job))
+                news += story_without_supervisor(job, written.get(job), record_lost=lost)
         news += [
             Closed(job, frozenset(record.get("open_streams", ()))) for job, record in listed.items() if job not in alive
         ]
@@ -213,6 +227,9 @@ class LocalEngine:
         self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
     ) -> None:
         """See `Engine`."""
+        if self._is_removed():  # its output would go nowhere
+            msg = f"{self._state / JOBS} was removed while it was in use: unmount, and mount again"
+            raise MachineError(msg)
         request: Message = {
             "op": "spawn",
             "id": job,
@@ -274,10 +291,28 @@ class LocalEngine:
         """See `Engine`."""
         await self._ask({"op": "acknowledge", "ids": list(jobs)})
 
-    def known(self) -> Iterable[int]:
+    def known(self) -> Mapping[int, Trace]:
         """See `Engine`."""
-        ids = (name.partition(".")[0] for name in os.listdir(self._jobs))
-        return {int(name) for name in ids if name.isdigit()} | read_records(f"{self._jobs}/{RECORDS}").keys()
+        streams = filter(None, map(_STREAM.fullmatch, os.listdir(self._jobs)))
+        found = {int(match[1]): Trace() for match in streams}
+        boot = boot_id()
+        for job, record in read_records(f"{self._jobs}/{RECORDS}").items():
+            over = "wait_status" in record or "lost" in record or record.get("boot_id") != boot
+            found[job] = Trace(
+                line=record.get("line"),
+                started_at=record.get("started_at"),
+                limit=record.get("limit", DEFAULT_CAPACITY),
+                pty=record.get("pty", False),
+                may_live=not over and os.path.exists(f"/proc/{record.get('pid')}"),
+            )
+        return found
+
+    def _is_removed(self) -> bool:
+        """Whether somebody has removed the jobs' directory."""
+        return not os.path.exists(f"{self._jobs}/{RECORDS}")
+
+    def _has_output(self, job: int) -> bool:
+        return any(os.path.lexists(job_file(self._jobs, job, name)) for name in STREAMS)
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
@@ -292,6 +327,9 @@ class LocalEngine:
         try:
             return RingReader.open(job_file(self._jobs, job, name))
         except FileNotFoundError:
+            if self._is_removed():
+                msg = "it was removed, with the state"
+                raise StreamDamaged(msg) from None
             return None
 
     def watch(self, job: int, name: str, past: int) -> None:

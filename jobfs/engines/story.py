@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
+from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.processes import boot_id
 from jobfs.states import Event, ending
 
@@ -26,11 +26,15 @@ def story(record: JobRecord) -> list[News]:
         told.append(ended(record))
     else:
         told.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
+    if record.get("stalled"):
+        told.append(Stalled(record["id"], record["stalled"]))
     return told
 
 
-def story_without_supervisor(job: int, record: JobRecord | None) -> list[News]:
+def story_without_supervisor(job: int, record: JobRecord | None, *, record_lost: bool = False) -> list[News]:
     """What became of a job that no supervisor knows: what its record says, else nobody knows."""
+    if record is None and record_lost:
+        return [Ended(job, Event.LOSE, None, time.time(), None, "its record was lost")]
     if record is None:
         return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
     if "wait_status" in record or "lost" in record:
@@ -68,6 +72,8 @@ def news_of(message: Message) -> News:
     """What a message that answers no request tells."""
     if message["news"] == "grown":
         return Grown(message["id"], message["stream"])
+    if message["news"] == "stalled":
+        return Stalled(message["id"], message["stalled"])
     record = message["record"]
     match message["news"]:
         case "stopped":

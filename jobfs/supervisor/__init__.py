@@ -4,6 +4,10 @@ It forks them, drains their pipes into ring files, keeps their deadlines, reaps 
 It does little, so that it need not die: no FUSE, no database, no waiting for the daemon.
 """
 
+from __future__ import annotations
+
+import os
+
 # Names in the state directory, which daemon and supervisor share.
 LOCK = "supervisor.lock"
 ADDRESS = "supervisor.json"
@@ -19,3 +23,12 @@ def job_file(jobs: str, job: int | str, name: str) -> str:
     Side by side and not in a directory for each job, which would take longer to make than the job to start.
     """
     return f"{jobs}/{job}.{name}"
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells the file at `path` from every other that has or will have that name; None where there is none."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import fcntl
 import gc
-import json
 import logging
 import os
 import resource
@@ -20,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, LOCK
+from jobfs.files import write_object
+from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, LOCK, identity
 from jobfs.supervisor.connection import Connection, Request, peer_uid
 from jobfs.supervisor.loop import Loop
 from jobfs.supervisor.passing import duplicates
+from jobfs.supervisor.records import remove_unfinished
 from jobfs.supervisor.service import Supervisor
 from jobfs.supervisor.wire import PROTOCOL, Message
 
@@ -56,7 +57,8 @@ class Server:
         self._loop = loop
         self._listener = listener
         self._connections: set[Connection] = set()
-        self.supervisor = Supervisor(loop, str(state / JOBS), open_files, self._tell)
+        self._state = identity(state / LOCK)
+        self.supervisor = Supervisor(loop, _held(state / JOBS), open_files, self._tell)
         loop.watch(listener.fileno(), self._accept)
         self._may_end = False
         loop.after(_FIRST_CONNECTION, self._nobody_came)
@@ -83,7 +85,7 @@ class Server:
 
     def _handle(self, request: Request) -> None:
         if request.message.get("op") == "hello":
-            request.answer({"ok": True, "protocol": PROTOCOL, "pid": os.getpid()})
+            request.answer({"ok": True, "protocol": PROTOCOL, "pid": os.getpid(), "state": self._state})
         else:
             self.supervisor.handle(request)
 
@@ -104,6 +106,7 @@ def main(state: Path, address: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return EXIT_LOCKED
+    remove_unfinished(state)
     os.chdir("/")
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -113,10 +116,11 @@ def main(state: Path, address: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         Path(address).unlink(missing_ok=True)
         listener.bind(address)
+        bound = identity(Path(address))
         listener.listen()
         server = Server(loop, state, listener, open_files)
         _on_child(loop, wake_up, server)
-        _write_address(state, address)
+        write_object(state / ADDRESS, {"pid": os.getpid(), "socket": address, "protocol": PROTOCOL})
         log.info("supervisor %d listens", os.getpid())
         with contextlib.suppress(BrokenPipeError):  # the daemon that started it was killed; another one may come
             os.write(1, b"ready\n")
@@ -125,9 +129,15 @@ def main(state: Path, address: str) -> int:
         gc.freeze()  # what is forked shares these pages as long as the collector does not touch them
         loop.run(server.finished)
         server.supervisor.close()
-        Path(address).unlink(missing_ok=True)
+        if identity(Path(address)) == bound:  # else it is that of a later one: this one's state was removed
+            Path(address).unlink()
     log.info("supervisor %d ends: nothing is left to do", os.getpid())
     return 0
+
+
+def _held(directory: Path) -> str:
+    """A path of `directory` that never means another one, also when this one is removed and another has its name."""
+    return f"/proc/self/fd/{os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}"
 
 
 def _signals_wake() -> int:
@@ -146,12 +156,6 @@ def _on_child(loop: Loop, wake_up: int, server: Server) -> None:
         server.supervisor.reap()
 
     loop.watch(wake_up, woken)
-
-
-def _write_address(state: Path, address: str) -> None:
-    new = state / f"{ADDRESS}.new"
-    new.write_text(json.dumps({"pid": os.getpid(), "socket": address, "protocol": PROTOCOL}), encoding="utf-8")
-    new.replace(state / ADDRESS)
 
 
 if __name__ == "__main__":

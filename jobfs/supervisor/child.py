@@ -76,3 +76,18 @@ class Child:
     def open_streams(self) -> list[str]:
         """The streams that somebody may still write to."""
         return [name for name, outlet in self.outlets.items() if not outlet.closed]
+
+    @property
+    def stalled(self) -> dict[str, str]:
+        """Why what is written to a stream cannot be kept, of those of which that is so."""
+        if not self.gone:
+            waits = "the job waits when it writes"
+        elif self.ended:
+            waits = "what it left behind waits when it writes"
+        else:
+            waits = "its process has ended, and how is told when the last of its output is kept"
+        return {
+            name: f"cannot be written: {outlet.obstacle}: {waits}"
+            for name, outlet in self.outlets.items()
+            if outlet.stalled
+        }

@@ -10,7 +10,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
-from jobfs.stream import EndOfPipe, RingWriter, grow_pipe, read_source
+from jobfs.stream import EndOfPipe, RingWriter, StreamDamaged, grow_pipe, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Outlet:
         self._watched_past: int | None = None
         self.at_end = False
         self.stalled = False
+        self.obstacle = ""  # why it is stalled
         self.reader, self.job_end = self._make() if reader is None else self._take_over(reader)
 
     @staticmethod
@@ -105,7 +106,8 @@ class Outlet:
     def drain(self, limit: int = TURN) -> int:
         """Moves up to `limit` bytes; gives how many. Sets `at_end` there, `stalled` where the disk is full.
 
-        Nothing is lost by a full disk: the bytes stay in the pipe and the job waits.
+        Nothing is lost by a full disk: the bytes stay in the pipe and the job waits. What waiting could not bring back
+        is thrown away, and whoever reads the stream gets an error.
         """
         if self.at_end:
             return 0
@@ -114,12 +116,12 @@ class Outlet:
         except EndOfPipe:
             self.at_end = True
             return 0
-        except FileNotFoundError:  # somebody removed the state: there is no place that waiting could bring back
-            log.warning("%s is gone, and so is what is written to it", self._path)
+        except (FileNotFoundError, StreamDamaged) as error:  # somebody removed the state, or damaged the file
+            log.error("%s: %s: what is written to it is lost", os.path.basename(self._path), error.strerror)  # noqa: TRY400
             self.forget()
             return self.drain(limit)
-        except OSError:
-            self.stalled = True
+        except OSError as error:
+            self.stalled, self.obstacle = True, error.strerror or str(error)
             return 0
         self.stalled = False
         self._full_turns = self._full_turns + 1 if moved >= limit else 0

@@ -22,7 +22,7 @@ from jobfs.supervisor.launch import Launched, Launcher
 from jobfs.supervisor.lease import Lease
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.passing import duplicates
-from jobfs.supervisor.records import Records
+from jobfs.supervisor.records import Records, short_line
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Supervisor:
         now = time.monotonic()
         return {
             "id": job,
+            "line": short_line(order["argv"]),
             "reason": None,
             "stopped": False,
             "boot_id": self._boot_id,
@@ -338,6 +339,8 @@ class Supervisor:
         elif was_stalled:
             self._watch_outlet(child, name)
             log.info("job %d goes on", child.job)
+        if was_stalled and not outlet.stalled:
+            self._tell_stalled(child)
         if was_stalled and not outlet.stalled and child.gone and not child.ended:
             self._try_to_finish(child)
 
@@ -359,7 +362,11 @@ class Supervisor:
         self._loop.unwatch(child.outlets[name].reader)
         child.retries[name] = self._loop.after(STALL_RETRY, lambda: self._drain(child, name))
         if first:
-            log.warning("job %d waits: its %s cannot be written (is the disk full?)", child.job, name)
+            log.warning("job %d waits: its %s cannot be written: %s", child.job, name, child.outlets[name].obstacle)
+            self._tell_stalled(child)
+
+    def _tell_stalled(self, child: Child) -> None:
+        self._tell({"news": "stalled", "id": child.job, "stalled": child.stalled})
 
     def _closed(self, child: Child) -> None:
         if child.ended:
@@ -426,7 +433,8 @@ class Supervisor:
         """The process has ended: the job has when what its pipes held at that moment is in the streams."""
         for name in child.open_streams:
             self._drain_what_waits(child, name)
-        if any(outlet.stalled for outlet in child.outlets.values()):
+        if child.stalled:
+            self._tell_stalled(child)  # anew: it has ended meanwhile
             return  # the disk is full; `_drain` comes back here when there is room
         if child.wait_status is not None:
             child.record["wait_status"] = child.wait_status
@@ -581,7 +589,7 @@ class Supervisor:
         request.answer({"ok": True, "records": list(records.values()), "strays": strays})
 
     def _described(self, child: Child) -> JobRecord:
-        return {**child.record, "open_streams": child.open_streams}
+        return {**child.record, "open_streams": child.open_streams, "stalled": child.stalled}
 
 
 def _answer_spawn(request: Request, child: Child, failure: tuple[int, str] | None = None) -> None:

@@ -46,6 +46,7 @@ class JobRecord(TypedDict, total=False):
     """
 
     id: int
+    line: str  # the beginning of the command line
     pid: int
     start_window: tuple[int, int]  # clock ticks since the boot as in proc(5), between which the process was started
     boot_id: str
@@ -65,6 +66,7 @@ class JobRecord(TypedDict, total=False):
     elapsed: float
     reason: str | None
     open_streams: list[str]  # those that somebody may still write to
+    stalled: dict[str, str]  # by stream: why what is written to it cannot be kept; told, and not kept
     never_ran: bool  # the exec failed after the spawn had been answered
     cpu_user_s: float
     cpu_system_s: float
@@ -83,6 +85,7 @@ class Message(TypedDict, total=False):
     ok: bool
     error: tuple[int, str]
     protocol: int
+    state: tuple[int, int] | None  # the identity of the lock: of which state it is the supervisor
     pid: int
     id: int
     ids: list[int]
@@ -96,6 +99,7 @@ class Message(TypedDict, total=False):
     descriptors: list[str]
     watch: list[tuple[int, str, int]]  # job, stream, offset
     stream: str
+    stalled: dict[str, str]
     news: str
     record: JobRecord
     records: list[JobRecord]

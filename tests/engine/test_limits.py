@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from jobfs.engines.base import Ended, Stopped
+from jobfs.engines.base import Ended, Stalled, Stopped
 from jobfs.errors import LimitReached, StateFull
 from jobfs.supervisor import JOBS
 from jobfs.supervisor.wire import FrameDecoder, encode_frame
@@ -41,7 +41,8 @@ async def tight(bare: Workshop) -> AsyncIterator[Workshop]:
     finally:
         with trio.CancelScope(shield=True):
             await bare.finish()
-            subprocess.run(["umount", place], check=True)  # noqa: ASYNC221
+            # At once, and wholly when the engine, which holds the directory, is gone.
+            subprocess.run(["umount", "-l", place], check=True)  # noqa: ASYNC221
 
 
 def fill(shop: Workshop) -> str:
@@ -66,11 +67,14 @@ async def test_a_job_waits_while_the_disk_is_full_and_loses_nothing(tight: Works
     await tight.go()
     pid = tight.started(job).pid
     await until(lambda: log(tight), lambda said: f"job {job} waits" in said)
+    why = "cannot be written: No space left on device: the job waits when it writes"
+    await tight.told(Stalled, job, lambda news: news.streams == {"stdout": why})
     await tight.signal(quiet, signal.SIGSTOP)  # the supervisor is not held up
     await tight.told(Stopped, quiet)
     os.kill(pid or 0, 0)
     assert [] == [news for news in tight.news if isinstance(news, Ended)]
     os.unlink(filling)
+    await tight.told(Stalled, job, lambda news: not news.streams)
     assert "done:0" == status_of(await tight.ended(job))
     expected = "begun\n" + "".join(f"{n}\n" for n in range(1, 100001)) + "end\n"
     assert expected == tight.read(job).decode()
@@ -82,6 +86,8 @@ async def test_an_end_on_a_full_disk_is_told_when_all_output_is_written(tight: W
     filling = fill(tight)
     await tight.go()
     await until(lambda: os.path.exists(f"/proc/{tight.started(job).pid}"), lambda there: not there)
+    why = "its process has ended, and how is told when the last of its output is kept"
+    await tight.told(Stalled, job, lambda news: news.streams.get("stdout", "").endswith(why))
     assert [] == [news for news in tight.news if isinstance(news, Ended)]
     os.unlink(filling)
     assert "failed:5" == status_of(await tight.ended(job))

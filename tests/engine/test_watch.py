@@ -16,6 +16,7 @@ import trio.testing
 from jobfs.engines.base import Grown
 from jobfs.engines.fake import FakeEngine
 from jobfs.model import JobSpec
+from jobfs.supervisor import JOBS
 from tests.engine.workshop import Workshop, until, workshop
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ async def test_of_a_job_that_has_ended_or_is_not_there_nothing_is_told(subject: 
 
 async def test_a_watch_without_a_supervisor_is_no_error(tmp_path: Path) -> None:
     """A watch is asked for whether anybody is connected or not."""
+    (tmp_path / JOBS).mkdir()
     Workshop(tmp_path).engine.watch(1, "stdout", 0)
 
 

@@ -200,7 +200,7 @@ class Workshop:
         for at in range(0, len(blocks), SIZE):
             record = json.loads(blocks[at : at + SIZE].strip() or b"{}")
             if record.get("id") == job:
-                said = {name: value for name, value in (record | changes).items() if name not in gone}
+                said = {name: value for name, value in (record | changes).items() if name not in (*gone, "checksum")}
                 block = json.dumps(said).encode().ljust(SIZE, b"\n")
                 path.write_bytes(blocks[:at] + block + blocks[at + SIZE :])
 

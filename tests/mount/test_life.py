@@ -389,13 +389,14 @@ def scribbled(state: Path) -> None:
     (state / "jobs.sqlite").write_bytes(b"scribble" * 4096)
 
 
+MOVE = "move it away and mount again: what is on record of its jobs will be shown"
 UNUSABLE: dict[Callable[[Path], object], str] = {
     open_to_others: "the state directory {state} is open to others (mode 0750): chmod 700 it",
-    link: "the state directory {state} is a link or no directory",
-    Path.touch: "the state directory {state} cannot be made: File exists",
-    jobs_elsewhere: "the state directory {state}/jobs is a link or no directory",
-    newer: f"{{state}}/jobs.sqlite: the state is from a newer jobfs (schema 99, this one knows {SCHEMA})",
-    scribbled: "{state}/jobs.sqlite: the state's database is damaged: file is not a database",
+    link: "the state directory {state} is a link: it must be the directory itself",
+    Path.touch: "the state directory {state} is no directory: choose another",
+    jobs_elsewhere: "the state directory {state}/jobs is a link: it must be the directory itself",
+    newer: f"{{state}}/jobs.sqlite: the state is from a newer jobfs (schema 99, this one knows {SCHEMA}): use that one",
+    scribbled: f"{{state}}/jobs.sqlite: the state's database is damaged: file is not a database: {MOVE}",
 }
 
 
@@ -417,7 +418,8 @@ def test_damaged_row_is_refused(absent: Mounted) -> None:
     absent.umount()
     with closing(sqlite3.connect(absent.state / "jobs.sqlite")) as database, database:
         database.execute("UPDATE job SET spec = 'scribble'")
-    assert f"{absent.state}/jobs.sqlite: the state's database is damaged: a job makes no sense" == refused(absent)
+    sentence = f"{absent.state}/jobs.sqlite: the state's database is damaged: job 1 makes no sense: {MOVE}"
+    assert sentence == refused(absent)
 
 
 def test_damaged_page_is_refused(absent: Mounted) -> None:
@@ -429,7 +431,7 @@ def test_damaged_page_is_refused(absent: Mounted) -> None:
         size = database.seek(0, os.SEEK_END)
         database.seek(4096)
         database.write(b"scribble" * ((size - 4096) // 8))
-    sentence = f"{absent.state}/jobs.sqlite: the state's database is damaged: database disk image is malformed"
+    sentence = f"{absent.state}/jobs.sqlite: the state's database is damaged: {MOVE}"
     assert sentence == refused(absent)
 
 

@@ -304,6 +304,28 @@ def test_read_only_files_are_refused(mounted: User) -> None:
     assert complaint in mounted.sh('touch "$J/new"')[2]
 
 
+def test_state_that_is_made_read_only_makes_jobs_wait(mounted: User) -> None:
+    """While no file can be made there a job's output waits, as `info` says, and no mount is made; then all is well."""
+    directory = mounted.state / "jobs"
+    mounted.says("chmod 500 ~/.local/state/jobfs/jobs")
+    job = mounted.says("jobfs spawn 'echo hello; exit 3'").strip()
+    problem = 'jq -r .stdout.problem "$J/$1/info"'
+    sentence = "its process has ended, and how is told when the last of its output is kept"
+    until(
+        lambda: mounted.says(problem, job), lambda said: said == f"cannot be written: Permission denied: {sentence}\n"
+    )
+    assert "running\n" == mounted.says('cat "$J/$1/status"', job)
+    mounted.says("jobfs umount")
+    with fuse_for_all():
+        status, _, err = mounted.sh("jobfs mount")
+    why = f"the state directory {directory} lacks permissions of your own (mode 0500): chmod 700 it"
+    assert (1, f"jobfs: {why}\n") == (status, err)
+    mounted.says("chmod 700 ~/.local/state/jobfs/jobs")
+    mounted.mounts()
+    until(lambda: mounted.says('cat "$J/$1/status"', job), lambda status: status == "failed:3\n")
+    assert ("hello\n", "null\n") == (mounted.says('cat "$J/$1/stdout"', job), mounted.says(problem, job))
+
+
 def test_killed_daemon_is_cleaned_up(mounted: User) -> None:
     """What a killed daemon left, an ordinary user's next `jobfs mount` cleans up; the jobs went on."""
     mounted.says("jobfs spawn sleep 1000")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,16 +11,16 @@ from hypothesis import strategies as st
 from jobfs import render
 from jobfs.model import JobInfo, JobSpec, Usage, Writer
 from jobfs.states import Status
-from jobfs.stream import StreamState, empty
+from jobfs.stream import StreamState, damaged, empty
 from jobfs.text import decode
 
 SPEC = JobSpec("make all", None, "/src", "HOME=/root\0", name="build", cwd="lib", writer=Writer(7, 0, 5, "bash"))
 # The contract's `info` section, in its order.
 INFO = [
     *("id", "name", "status", "cmd", "argv", "cwd", "pid", "pgid", "exit_code", "signal", "reason"),
-    *("created_at", "started_at", "ended_at", "elapsed_s", "stdout", "stderr", "usage", "spawned_by"),
+    *("created_at", "started_at", "ended_at", "elapsed_s", "stdout", "stderr", "usage", "spawned_by", "recovered"),
 ]
-STREAM = ["written", "retained", "dropped", "capacity", "closed"]
+STREAM = ["written", "retained", "dropped", "capacity", "closed", "problem"]
 USAGE = ["cpu_user_s", "cpu_system_s", "rss_bytes", "max_rss_bytes", "processes", "lingering"]
 SPAWNED_BY = ["pid", "uid", "session", "command"]
 
@@ -84,10 +85,11 @@ def test_info_says_what_is_known() -> None:
         "started_at": "1970-01-01T00:00:02.000Z",
         "ended_at": None,
         "elapsed_s": 1.235,
-        "stdout": {"written": 30, "retained": 20, "dropped": 10, "capacity": 20, "closed": False},
-        "stderr": {"written": 0, "retained": 0, "dropped": 0, "capacity": 20, "closed": False},
+        "stdout": {"written": 30, "retained": 20, "dropped": 10, "capacity": 20, "closed": False, "problem": None},
+        "stderr": {"written": 0, "retained": 0, "dropped": 0, "capacity": 20, "closed": False, "problem": None},
         "usage": dict(zip(USAGE, [0.5, 0.25, 4096, None, 1, 0], strict=True)),
         "spawned_by": {"pid": 7, "uid": 0, "session": 5, "command": "bash"},
+        "recovered": False,
     } == _said(_job())
 
 
@@ -99,6 +101,23 @@ def test_an_exit_code_and_a_signal_exclude_each_other(word: str, code: int | Non
     """`exit_code` is of a job that exited, `signal` of one that a signal ended, and each is null else."""
     said = _said(_job(word))
     assert (code, number) == (said["exit_code"], said["signal"])
+
+
+def test_counts_of_a_damaged_stream_are_not_known() -> None:
+    """They are null, and a sentence says why; what is wrong with a sound one stands beside its counts."""
+    job = _job()
+    said = json.loads(
+        render.info(replace(job, stdout=damaged(20, "damaged: cut"), stderr=empty(20)._replace(problem="it waits")))
+    )
+    nothing = {"written": None, "retained": None, "dropped": None}
+    assert {**nothing, "capacity": 20, "closed": False, "problem": "damaged: cut"} == said["stdout"]
+    assert (0, "it waits") == (said["stderr"]["written"], said["stderr"]["problem"])
+
+
+def test_what_a_recovered_job_was_to_be_is_not_made_up() -> None:
+    """Its line is the one on record; where it started nobody knows."""
+    said = _said(_job(spec=JobSpec("make", None, "", "", stdin="pipe", recovered=True)))
+    assert ("make", None, None, True) == (said["cmd"], said["argv"], said["cwd"], said["recovered"])
 
 
 def test_argv_is_told_as_it_was_given() -> None:

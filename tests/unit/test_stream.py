@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import random
+import socket
 import stat
 import struct
 import subprocess
@@ -575,11 +576,11 @@ def test_a_missing_file_is_said_to_be_missing(path: Path) -> None:
 
 
 def test_links_are_not_followed(path: Path, writer: RingWriter) -> None:
-    """A symbolic link in place of a stream is refused."""
+    """A symbolic link in place of a stream is damage."""
     assert 0 == writer.total
     link = path.with_name("link")
     link.symlink_to(path)
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+    with pytest.raises(StreamDamaged):
         RingReader.open(link)
 
 
@@ -686,10 +687,31 @@ def test_a_cut_file_is_damage(path: Path, writer: RingWriter, size: int) -> None
         RingReader.open(path)
 
 
-def test_a_directory_is_damage(tmp_path: Path) -> None:
-    """What is no file is refused."""
+@pytest.mark.parametrize("half", [RingReader, RingWriter])
+def test_what_is_no_file_is_damage(tmp_path: Path, half: type[RingReader | RingWriter]) -> None:
+    """A directory, a FIFO that nobody has open, a socket: each is refused at once."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for path in (tmp_path, tmp_path / "fifo", tmp_path / "socket"):
+            with pytest.raises(StreamDamaged):
+                half.open(path)
+
+
+@pytest.mark.parametrize("size", [0, 100, HEADER_SIZE, HEADER_SIZE + CAPACITY + SLACK + 1])
+def test_a_file_whose_size_was_changed_while_open_is_damage(path: Path, writer: RingWriter, size: int) -> None:
+    """Neither half touches a header that is gone, which would be SIGBUS, and the writer adds nothing to it."""
+    writer.append(b"abc")
+    with RingReader.open(path) as reader:
+        os.truncate(path, size)
+        with pytest.raises(StreamDamaged):
+            reader.snapshot()
+        with pytest.raises(StreamDamaged):
+            reader.read(0, 3)
     with pytest.raises(StreamDamaged):
-        RingReader.open(tmp_path)
+        writer.append(b"def")
+    writer.close()
+    assert size == path.stat().st_size
 
 
 def test_a_file_that_is_cut_while_open_is_damage(path: Path, writer: RingWriter, reader: RingReader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import trio.testing
 from jobfs.engines.base import Grown
 from jobfs.errors import NoSuchJob
 from jobfs.job import StreamView
-from jobfs.stream import RingReader, RingWriter
+from jobfs.stream import RingReader, RingWriter, StreamDamaged
 from tests.unit.tables import Desk, desk_in
 
 if TYPE_CHECKING:
@@ -50,6 +51,23 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 
 # One stream
+
+
+def test_a_stream_that_was_found_damaged_stays_that(
+    watched: Watched, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its counts are unknown, opening it fails, also once the file is whole again, and the log says so once."""
+    watched.writer.append(b"abc")
+    assert (3, False) == (watched.view.state.written, watched.view.state.damaged)
+    size = (tmp_path / "stream").stat().st_size
+    os.truncate(tmp_path / "stream", 100)
+    assert (True, "damaged: the file was cut") == (watched.view.state.damaged, watched.view.state.problem)
+    os.truncate(tmp_path / "stream", size)
+    for _ in range(2):
+        assert watched.view.state.damaged
+        with pytest.raises(StreamDamaged):
+            watched.view.open()
+    assert 1 == caplog.text.count("events is damaged and cannot be read: the file was cut")
 
 
 def test_a_stream_that_nobody_listens_to_is_not_watched(watched: Watched) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ from jobfs.errors import (
 )
 from jobfs.model import Writer
 from jobfs.states import Event
+from jobfs.store import Store
+from jobfs.stream import StreamDamaged
 from jobfs.table import with_variables
 from tests.unit.tables import Desk, desk_in, spec
 
@@ -535,6 +539,53 @@ async def test_past_the_bytes_the_oldest_ended_jobs_go(desk: Desk, mock_clock: M
     assert [2, 3] == desk.ids()
 
 
+async def test_one_big_job_goes_when_it_is_the_oldest(desk: Desk, mock_clock: MockClock) -> None:
+    """Where it alone takes too much, it goes, and what ended later stays, also with a lower bound at a later mount."""
+    big, *small = [await desk.spawn() for _ in range(3)]
+    desk.engine.write(big.id, "stdout", b"x" * 10_000)
+    for job in small:
+        desk.engine.write(job.id, "stderr", b"x" * 100)
+    for job in (big, *small):
+        desk.engine.exit(job.id)
+    await desk.restart(keep_bytes=10_200)
+    await desk.housekeeping(mock_clock)
+    assert [1, 2, 3] == desk.ids()
+    await desk.restart(keep_bytes=10_199)
+    await desk.housekeeping(mock_clock)
+    assert ([2, 3], [1]) == (desk.ids(), desk.engine.forgotten)
+    await desk.restart(keep_bytes=99)
+    await desk.housekeeping(mock_clock)
+    assert [] == desk.ids()
+
+
+async def test_what_ended_first_goes_first_whatever_was_closed_first(tmp_path: Path, mock_clock: MockClock) -> None:
+    """Neither the order of the ids nor that in which pipes closed counts, but that of the ends, across restarts too."""
+    async with desk_in(tmp_path, keep=2) as desk:
+        first, second, third = [await desk.spawn() for _ in range(3)]
+        for job in (third, first, second):
+            desk.engine.exit(job.id, lingering=1, open_streams=["stdout"])
+        for job in (second, first, third):
+            desk.engine.close(job.id, "stdout")
+        await desk.housekeeping(mock_clock)
+        assert [first.id, second.id] == desk.ids()
+        await desk.restart(keep=1)
+        await desk.housekeeping(mock_clock)
+        assert [second.id] == desk.ids()
+
+
+async def test_a_job_that_grows_while_it_lives_is_counted_when_it_has_ended(desk: Desk, mock_clock: MockClock) -> None:
+    """A living job's output never makes another one go."""
+    ended = (await desk.ended(0))[0]
+    alive = await desk.spawn()
+    desk.engine.write(alive.id, "stdout", b"x" * 10_000)
+    await desk.restart(keep_bytes=5000)
+    await desk.housekeeping(mock_clock)
+    assert [ended.id, alive.id] == desk.ids()
+    desk.engine.exit(alive.id)
+    await desk.housekeeping(mock_clock)
+    assert [] == desk.ids()
+
+
 async def test_no_bound_drops_who_is_alive(tmp_path: Path, mock_clock: MockClock) -> None:
     """With nothing to be kept at all, living jobs stay and ended ones go."""
     async with desk_in(tmp_path, keep=0) as desk:
@@ -608,6 +659,138 @@ async def test_what_the_engine_has_and_the_table_not_is_forgotten(desk: Desk) ->
     desk.store.remove([job.id])
     await desk.restart()
     assert ([1], []) == (desk.engine.forgotten, desk.ids())
+
+
+def lose_database(desk: Desk) -> None:
+    """The daemon ends, and what it had stored is gone."""
+    desk.close()
+    for path in desk.place.glob("jobs.sqlite*"):
+        path.unlink()
+
+
+async def test_jobs_that_the_database_lost_are_taken_up_again(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Living and ended, with what the engine remembers of them; nothing of theirs is thrown away; they are stored."""
+    alive, over = await desk.spawn("make all", name="build", limit=4096), await desk.spawn("exit 3")
+    terminal = await desk.spawn("top", pty=True)
+    desk.engine.write(alive.id, "stdout", b"abc")
+    desk.engine.write(over.id, "stdout", b"xyz")
+    desk.engine.exit(over.id, 3)
+    lose_database(desk)
+    await desk.restart()
+    again = desk.table.snapshots(desk.table.jobs())
+    assert [(1, "running", "make all"), (2, "failed:3", "exit 3"), (3, "running", "top")] == [
+        (job.id, job.status.word, job.spec.line) for job in again
+    ]
+    assert [alive.started_at, over.started_at, terminal.started_at] == [job.created_at for job in again]
+    assert ([3, 3], []) == ([job.stdout.written for job in again[:2]], desk.engine.forgotten)
+    assert [(True, False, 4096), (True, True)] == [
+        (again[0].spec.recovered, again[0].spec.pty, again[0].spec.limit),
+        (again[2].spec.recovered, again[2].spec.pty),
+    ]
+    assert "the database has lost 3 jobs; what is on record of them is shown: [1, 2, 3]" in caplog.text
+    assert {1: "queued", 2: "queued", 3: "queued"} == desk.stored()
+    assert 4 == (await desk.spawn()).id
+    await desk.restart()
+    assert [1, 2, 3, 4] == desk.ids()
+
+
+async def test_jobs_that_an_older_database_never_had_are_taken_up_again(desk: Desk) -> None:
+    """One that was put back from yesterday knows what was removed, but not what came later."""
+    removed, kept, later = [await desk.spawn() for _ in range(3)]
+    for job in (removed, kept, later):
+        desk.engine.exit(job.id)
+    desk.store.remove([removed.id, later.id])
+    desk.close()
+    with closing(sqlite3.connect(desk.place / "jobs.sqlite")) as db, db:
+        db.execute("UPDATE sqlite_sequence SET seq=2")
+    await desk.restart()
+    assert ([kept.id, later.id], [removed.id]) == (desk.ids(), desk.engine.forgotten)
+
+
+async def test_a_job_that_lives_is_never_thrown_away(desk: Desk) -> None:
+    """Whatever the database says."""
+    job = await desk.spawn("make")
+    desk.store.remove([job.id])
+    await desk.restart()
+    assert ([(1, "running")], []) == ([(it.id, it.status.word) for it in desk.table.jobs()], desk.engine.forgotten)
+
+
+async def test_what_is_lost_is_shown_also_where_it_cannot_be_stored(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk does not keep a living job from being shown; the next daemon takes it up anew."""
+
+    def full(*_: object) -> None:
+        raise StateFull("the disk is full")
+
+    await desk.spawn("make")
+    lose_database(desk)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "restore", full)
+        await desk.restart()
+        assert ([1], "they could not be stored: the disk is full" in caplog.text) == (desk.ids(), True)
+    await desk.restart()
+    assert ([1], {1: "queued"}) == (desk.ids(), desk.stored())
+
+
+async def test_a_name_in_the_database_that_its_job_was_not_given_is_nobodys(desk: Desk) -> None:
+    """A scribble in the table of names makes no link."""
+    job = await desk.spawn(name="build")
+    desk.store.hold("made-up", job.id)
+    await desk.restart()
+    assert ["build"] == list(desk.table.names())
+
+
+async def test_a_stalled_stream_says_why_until_it_goes_on(desk: Desk) -> None:
+    """What keeps a job's output from being kept stands with that stream, and makes the table's text anew."""
+    job = await desk.spawn()
+    version = desk.table.version
+    desk.engine.stall(job.id, stdout="cannot be written: the disk is full")
+    assert ("cannot be written: the disk is full", None) == (
+        desk.info(job).stdout.problem,
+        desk.info(job).stderr.problem,
+    )
+    assert desk.table.version > version
+    desk.engine.stall(job.id)
+    assert (None, None) == (desk.info(job).stdout.problem, desk.info(job).stderr.problem)
+
+
+async def test_a_stream_of_which_less_is_there_than_was_stored_is_damaged(desk: Desk, mock_clock: MockClock) -> None:
+    """A closed stream is compared with how much was written to it in all; one that is gone was not empty."""
+    for data in (b"abc", b"def", b""):
+        job = await desk.spawn()
+        if data:
+            desk.engine.write(job.id, "stdout", data)
+        desk.engine.exit(job.id)
+    await desk.housekeeping(mock_clock)
+    desk.close()
+    (desk.place / "1.stdout").unlink()
+    with (desk.place / "2.stdout").open("r+b") as file:
+        file.seek(4 * 8)
+        file.write(b"\x02")
+    await desk.restart()
+    states = [job.streams["stdout"].state for job in desk.table.jobs()]
+    assert [
+        (True, "damaged: it has 0 bytes where 3 were written"),
+        (True, "damaged: it has 2 bytes where 3 were written"),
+        (False, None),
+    ] == [(state.damaged, state.problem) for state in states]
+    with pytest.raises(StreamDamaged):
+        desk.table.jobs()[0].streams["stdout"].open()
+    assert desk.table.jobs()[2].streams["stdout"].open() is None
+
+
+async def test_what_was_left_behind_wrote_is_counted_in_what_is_stored(desk: Desk, mock_clock: MockClock) -> None:
+    """A stream that closes after its job's end has its last count stored then."""
+    job = await desk.spawn()
+    desk.engine.write(job.id, "stdout", b"a")
+    desk.engine.exit(job.id, lingering=1, open_streams=["stdout"])
+    await desk.housekeeping(mock_clock)
+    assert [{"stderr": 0}] == [row.written for row in desk.store.jobs()]
+    desk.engine.write(job.id, "stdout", b"b")
+    desk.engine.close(job.id, "stdout")
+    await desk.housekeeping(mock_clock)
+    assert [{"stdout": 2, "stderr": 0}] == [row.written for row in desk.store.jobs()]
 
 
 async def test_a_stream_that_is_still_held_grows_after_a_restart(desk: Desk) -> None:
