@@ -43,7 +43,8 @@ class Notifier:
         """Takes what the manager said out of the environment: it is not for the processes that this one starts."""
         said = {name: os.environ.pop(name, None) for name in _MANAGERS}
         address = said["NOTIFY_SOCKET"]
-        self.unit = None if address is None else _unit_of(Path("/proc/self/cgroup"))
+        # MANAGERPID is said by a user's manager, not by the system's (systemd.exec(5)).
+        self.unit = None if address is None else _unit_of(Path("/proc/self/cgroup"), own="MANAGERPID" in os.environ)
         # An abstract name (unix(7)) begins with a zero byte, for which an @ stands.
         self._address = None if address is None else re.sub("^@", "\0", address)
 
@@ -59,11 +60,12 @@ class Notifier:
             log.warning("the manager cannot be told %s: %s", state, error)
 
 
-def _unit_of(cgroup: Path) -> str | None:
-    found = re.search(r"^.*/([^/\n]+\.service)$", cgroup.read_text(encoding="utf-8"), re.MULTILINE)
+def _unit_of(cgroup: Path, *, own: bool) -> str | None:
+    """The unit in whose control group a process is: of the user's `own` manager, or of the system's."""
+    found = re.search(r"/([^/\n]+\.service)$", cgroup.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         return None
-    return f"--user {found[1]}" if "/user@" in found[0] else found[1]
+    return f"--user {found[1]}" if own else found[1]
 
 
 def program() -> list[str]:
