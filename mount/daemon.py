@@ -22,7 +22,7 @@ from jobfs.commands import Commands
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.job import StreamView
-from jobfs.mountinfo import Mount, mounts
+from jobfs.mountinfo import MOUNTINFO, Mount, mounts
 from jobfs.store import Store
 from jobfs.stream import RingReader, RingWriter, StreamDamaged
 from jobfs.table import JobTable
@@ -175,6 +175,7 @@ class _Daemon:
         self._kernel = KernelFace(self._own, self._nudges)
         self._table.face = self._kernel
         self._blocked = BlockedRequests()
+        self._mountinfo = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until the mount is gone."""
@@ -189,6 +190,7 @@ class _Daemon:
         finally:
             self._store.close()
             self._events.detach()
+            os.close(self._mountinfo)
 
     async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
         created_at = float(self._store.property("created_at", str(time.time())))
@@ -248,12 +250,12 @@ class _Daemon:
         point = self._options.point
 
         def is_ours() -> bool:
-            now = mountpoint.mount_at(point)
+            now = mountpoint.mount_at(point, self._mountinfo)
             return mount is not None and now is not None and now.id == mount.id
 
         pyfuse3.close(unmount=is_ours())
         if is_ours():  # it was aborted (fusectl), and libfuse leaves it then
-            with suppress(mountpoint.MountpointUnusable):
+            with suppress(mountpoint.MountpointUnusable, OSError):
                 mountpoint.unmount(point, lazy=True)
 
     async def _heed_signals(
@@ -270,7 +272,7 @@ class _Daemon:
 
     async def _end_when_taken_away(self, mount: int, serving: trio.CancelScope) -> None:
         """After `umount -l` those who have files open could go on; but nobody could mount the state again meanwhile."""
-        await _wait_taken_away(mount)
+        await _wait_taken_away(self._mountinfo, mount)
         self._end(serving)
 
     async def _end_when_disconnected(self, requests: session.RequestWait, serving: trio.CancelScope) -> None:
@@ -329,17 +331,13 @@ async def _say_when_mounted(ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _wait_taken_away(number: int) -> None:
+async def _wait_taken_away(mountinfo: int, number: int) -> None:
     """Waits until the mount of that number is none that this process sees any more."""
-    mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with select.epoll() as changed:
-            changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
-            while any(mount.id == number for mount in mounts()):
-                await trio.lowlevel.wait_readable(changed.fileno())
-                changed.poll(0)
-    finally:
-        os.close(mountinfo)
+    with select.epoll() as changed:
+        changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
+        while any(mount.id == number for mount in mounts(mountinfo)):
+            await trio.lowlevel.wait_readable(changed.fileno())
+            changed.poll(0)
 
 
 def _open_events(path: Path) -> RingWriter:

@@ -47,9 +47,9 @@ def state_of(mount: Mount) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(mount.source)))
 
 
-def mount_at(point: Path) -> Mount | None:
-    """What is mounted at `point`, on top."""
-    return next((mount for mount in reversed(mounts()) if mount.point == point), None)
+def mount_at(point: Path, opened: int | None = None) -> Mount | None:
+    """What is mounted at `point`, on top; `opened` as `mounts` has it."""
+    return next((mount for mount in reversed(mounts(opened)) if mount.point == point), None)
 
 
 def default_mountpoint() -> Path:
