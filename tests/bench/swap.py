@@ -24,9 +24,8 @@ def watch(mount: str, wake: int, tell: int) -> None:
     os.set_blocking(wake, False)
     while True:
         try:
-            fd = os.open(path, os.O_RDONLY)
-            os.read(fd, 100)
-            os.close(fd)
+            with open(path, "rb", buffering=0) as file:  # a directory, while nothing is mounted: an error too
+                file.read(100)
         except OSError:
             continue
         now = time.monotonic()
