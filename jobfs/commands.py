@@ -25,6 +25,7 @@ from jobfs.errors import (
     SpawnFailed,
 )
 from jobfs.model import DEFAULT_CAPACITY, JobSpec
+from jobfs.proc import NO_DESCRIPTOR
 from jobfs.table import with_variables
 from jobfs.text import decode
 
@@ -216,6 +217,8 @@ async def _read_environment(path: Path) -> str:
             raw = await trio.to_thread.run_sync(_read_file, path, abandon_on_cancel=True, limiter=_FILE_READERS)
         except OSError as error:
             msg = f"cannot read --env-file {path}: {error.strerror}"
+            if error.errno in NO_DESCRIPTOR:
+                raise LimitReached(msg) from error
             raise SpawnFailed(msg, error.errno or errno.EIO) from error
         entries = [entry for entry in raw.split(b"\0") if entry]
         bad = next((entry for entry in entries if b"=" not in entry), None)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+MOUNTINFO = Path("/proc/self/mountinfo")
+_CHUNK = 65536  # bytes
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7])")
 
 
@@ -30,9 +32,14 @@ def parse(raw: bytes) -> list[Mount]:
     return [_mount(line) for line in raw.split(b"\n") if line]  # a carriage return may stand in a path, unescaped
 
 
-def mounts() -> list[Mount]:
-    """What this process sees mounted."""
-    return parse(Path("/proc/self/mountinfo").read_bytes())
+def mounts(opened: int | None = None) -> list[Mount]:
+    """What this process sees mounted; `opened` is a descriptor of MOUNTINFO, for who may have none left by then."""
+    if opened is None:
+        return parse(MOUNTINFO.read_bytes())
+    raw = b""
+    while chunk := os.pread(opened, _CHUNK, len(raw)):
+        raw += chunk
+    return parse(raw)
 
 
 def type_at(path: Path) -> str:

@@ -14,11 +14,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from jobfs.errors import LimitReached
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _CHUNK = 16384  # bytes; more would be mapped and unmapped for every read
 
 _lock = threading.Lock()
@@ -71,11 +74,25 @@ def touch(task: int) -> None:
         look.touch(task)
 
 
+def starved(error: OSError) -> OSError | LimitReached:
+    """What a look is to raise that failed with `error`.
+
+    Out of descriptors nothing was seen, which must not pass for a process that has gone: most who look at many pass
+    over an OSError.
+    """
+    if error.errno in NO_DESCRIPTOR and getattr(_local, "look", None) is not None:
+        return LimitReached("the daemon has no descriptor left")
+    return error
+
+
 def read(task: int, name: str) -> bytes:
     """The content of the file /proc/TASK/NAME; OSError as open(2) has it, and as `touch`."""
     touch(task)
     # Without the layers of `open`, which cost more than the kernel does: three files are read for each command.
-    fd = os.open(f"/proc/{task}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(f"/proc/{task}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise starved(error) from None
     try:
         raw = os.read(fd, _CHUNK)
         while len(raw) % _CHUNK == 0 and (more := os.read(fd, _CHUNK)):
@@ -88,7 +105,10 @@ def read(task: int, name: str) -> bytes:
 def entries(task: int, name: str) -> list[str]:
     """What is in the directory /proc/TASK/NAME; OSError likewise."""
     touch(task)
-    return os.listdir(f"/proc/{task}/{name}")
+    try:
+        return os.listdir(f"/proc/{task}/{name}")
+    except OSError as error:
+        raise starved(error) from None
 
 
 def link(task: int, name: str) -> str:
@@ -99,4 +119,7 @@ def link(task: int, name: str) -> str:
 
 def tasks() -> list[int]:
     """The numbers of all processes."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError as error:
+        raise starved(error) from None

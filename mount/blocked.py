@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from jobfs.errors import JobfsError
 from mount import pending
 from mount.caller import ALL_PATIENCE, look
 from mount.pending import Waiting
@@ -122,7 +123,7 @@ class BlockedRequests:
             self._woken = trio.Event()
             try:
                 await self._look()
-            except OSError as error:  # no descriptor is left, for one
+            except (OSError, JobfsError) as error:  # no descriptor is left, for one
                 log.warning("cannot look for interrupted processes: %s", error)
                 await trio.sleep(_LOOK_AGAIN)
 

@@ -5,7 +5,6 @@ Nothing here may look at a path: it might lie in the very mount that the calling
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from jobfs import proc
+from jobfs.errors import LimitReached
 from jobfs.model import Surroundings, Writer
 from jobfs.mountinfo import parse
 from jobfs.text import decode
@@ -101,12 +101,25 @@ async def find_writer(opener: int, file: File) -> Caller:
 
 
 async def look(at: Callable[[], T], patience: float = _LOOK_PATIENCE) -> T | None:
-    """What a look at other processes finds; None where that takes longer than `patience` seconds: see `jobfs.proc`."""
+    """What a look at other processes finds; None where that takes longer than `patience` seconds: see `jobfs.proc`.
+
+    LimitReached where there is no descriptor or thread for it.
+    """
     it = proc.Look(at)
     with trio.move_on_after(patience):
-        return await trio.to_thread.run_sync(it.run, abandon_on_cancel=True, limiter=_LOOKERS)
+        try:
+            return await trio.to_thread.run_sync(it.run, abandon_on_cancel=True, limiter=_LOOKERS)
+        except RuntimeError as error:
+            if not is_without_thread(error):
+                raise
+            raise LimitReached("the daemon can start no thread") from error
     it.abandon()
     return None
+
+
+def is_without_thread(error: Exception) -> bool:
+    """Whether no thread could be started, which Python tells by a message only: the limit on processes is reached."""
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
 
 
 def _ask_opener(opener: int, file: File) -> Caller | None:
@@ -169,8 +182,15 @@ def holder_of(opener: int, file: File, writer: int | None) -> int | None:
 def _pidfd(process: int | None) -> int | None:
     try:
         return None if process is None else os.pidfd_open(process)
-    except OSError:  # it has ended; or no descriptor is left
-        return None
+    except OSError as error:
+        _check_descriptors(error)
+        return None  # it has ended
+
+
+def _check_descriptors(error: OSError) -> None:
+    """LimitReached where that is why something was not seen: what cannot be read may else be taken for none."""
+    if error.errno in proc.NO_DESCRIPTOR:
+        raise LimitReached("the daemon has no descriptor left") from error
 
 
 def has_open(task: int, file: File) -> bool:
@@ -237,13 +257,16 @@ def sleeps_in(task: int) -> bytes | None:
 
 def _surroundings(task: int, umask: int) -> Surroundings:
     environment = None
-    with contextlib.suppress(OSError):
+    try:
         environment = decode(proc.read(task, "environ"))
+    except OSError as error:
+        _check_descriptors(error)
     try:
         directory = proc.link(task, "cwd")
         # O_PATH: neither opens nor asks the file system that the directory is on, which may be this one.
         descriptor = os.open(f"/proc/{task}/cwd", os.O_PATH | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _check_descriptors(error)
         return Surroundings(environment=environment, umask=umask)
     if directory.endswith(_REMOVED):
         os.close(descriptor)

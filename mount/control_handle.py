@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jobfs.control_file import ControlFile
-from jobfs.errors import JobEnded, JobfsError, NotPermitted
-from mount.caller import find_writer, has_open, holder_of, look
+from jobfs.errors import JobEnded, JobfsError, LimitReached, MachineError, NotPermitted
+from jobfs.proc import NO_DESCRIPTOR
+from mount.caller import find_writer, has_open, holder_of, is_without_thread, look
 from mount.handles import AS_ON_DISK
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ class ControlHandle:
 
     async def write(self, offset: int, data: bytes) -> int:
         """See `Handle`. Runs the commands that `data` completes, in order, before it returns."""
-        caller = await find_writer(self._opener_task, self._node)
+        try:
+            caller = await find_writer(self._opener_task, self._node)
+        except LimitReached as error:
+            self._table.report_error(error)
+            raise
         try:
             self._check(caller)
             batch = self._file.receive(offset, data, caller)
@@ -73,8 +78,14 @@ class ControlHandle:
     async def flush(self) -> None:
         """See `Handle`. The opener's own close runs what was not terminated; a child's exit does not."""
         # Where that cannot be told (None) the line is left to `release`: run now, it might be half of one.
-        if self._file.pending and await look(partial(has_open, self._opener_task, self._node)) is False:
+        if self._file.pending and await self._opener_has_it() is False:
             await self._run_rest(self._file.finish_on_close)
+
+    async def _opener_has_it(self) -> bool | None:
+        try:
+            return await look(partial(has_open, self._opener_task, self._node))
+        except LimitReached:
+            return None
 
     async def release(self) -> None:
         """See `Handle`."""
@@ -110,7 +121,7 @@ class ControlHandle:
     async def _run(self, batch: Batch[Caller]) -> int:
         for step in batch.steps:
             try:
-                reply = await self._commands.run(step.command, step.writer, self)
+                reply = await self._do(step)
             except JobfsError as error:
                 taken = self._file.failed(step, error)
                 self._table.report_error(error)
@@ -119,13 +130,29 @@ class ControlHandle:
             self._file.succeeded(reply)
         return self._file.commit(batch)
 
+    async def _do(self, step: Step[Caller]) -> str:
+        """Runs one command. What the daemon lacks is an error of that one: those before it have been run."""
+        try:
+            return await self._commands.run(step.command, step.writer, self)
+        except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                msg = "the daemon has no descriptor left"
+                raise LimitReached(msg) from error
+            msg = f"the daemon failed: {error}"
+            raise MachineError(msg) from error
+        except RuntimeError as error:
+            if not is_without_thread(error):
+                raise
+            msg = "the daemon can start no thread"
+            raise LimitReached(msg) from error
+
     async def _run_rest(self, finish: Callable[[], Step[Caller] | None]) -> None:
         writer, self._last_writer = self._last_writer, None  # a write meanwhile must not close it
         try:
             step = finish()
             if step is not None:
                 try:
-                    reply = await self._commands.run(step.command, step.writer, self)
+                    reply = await self._do(step)
                 except JobfsError as error:
                     self._file.failed(step, error)
                 else:

@@ -11,7 +11,7 @@ import select
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,11 @@ from jobfs.commands import Commands
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.job import StreamView
-from jobfs.mountinfo import mounts
+from jobfs.mountinfo import MOUNTINFO, Mount, mounts
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.table import JobTable
-from mount import mountpoint, session
+from mount import mountpoint, service, session
 from mount.attributes import Attributes
 from mount.blocked import BlockedRequests
 from mount.events import CAPACITY, highest_id, open_events
@@ -34,7 +34,7 @@ from mount.notify import KernelFace
 from mount.nudges import Nudges
 from mount.operations import Operations
 from mount.own import OwnMount
-from mount.state import StateDirectory, StateUnusable, serving
+from mount.state import StateDirectory, StateUnusable, serving, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,8 @@ class Options:
     state: Path
     keep: int
     keep_bytes: int
+    foreground: bool = False
+    mounted_before: bool = False  # by a daemon whose place this one takes
 
 
 def detach(serve_it: Callable[[Callable[[], None]], None]) -> str | None:
@@ -110,22 +112,38 @@ def _become_daemon() -> None:
         os.dup2(null, number)
 
 
-def serve(options: Options, ready: Callable[[], None]) -> None:
-    """Mounts and serves until unmounted; calls `ready` once the mount is there."""
+def serve(options: Options, claim: mountpoint.Claim, ready: Callable[[], None]) -> None:
+    """Mounts and serves until unmounted; calls `ready` once the mount is there, and lets go of the `claim` to it."""
     state = StateDirectory(options.state)
     try:
         log_to(options.state / "log")
         killed = serving(options.state)  # who ends by itself is announced no more
-        made = mountpoint.prepare(options.point)
+        made = mountpoint.prepare(options.point, mounted_before=options.mounted_before) + claim.made
         if not made and killed is not None and killed.mountpoint == str(options.point):
             made = killed.made  # and could not remove
-        state.announce(options.point, made)
+        notifier = service.Notifier()
+        state.announce(
+            replace(
+                this_process(options.point, made),
+                keep=options.keep,
+                keep_bytes=options.keep_bytes,
+                foreground=options.foreground,
+                unit=notifier.unit,
+            )
+        )
+
+        def is_mounted() -> None:
+            claim.release()
+            notifier.tell("READY=1")
+            ready()
+
         try:
             _raise_descriptor_limit()
-            trio.run(_Daemon(options).run, ready)
+            trio.run(_Daemon(options).run, is_mounted)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         finally:
+            notifier.tell("STOPPING=1")
             mountpoint.remove(made)
     finally:
         state.leave()
@@ -157,6 +175,7 @@ class _Daemon:
         self._kernel = KernelFace(self._own, self._nudges)
         self._table.face = self._kernel
         self._blocked = BlockedRequests()
+        self._mountinfo = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until the mount is gone."""
@@ -173,6 +192,7 @@ class _Daemon:
         finally:
             self._store.close()
             self._events.detach()
+            os.close(self._mountinfo)
 
     async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
         created_at = _created_at(self._store)
@@ -183,33 +203,62 @@ class _Daemon:
         )
         attributes = Attributes(self._table, events, created_at)
         operations = Operations(self._table, Commands(self._table), events, attributes, self._kernel, self._blocked)
-        session.tune(self._blocked.interrupted)
-        options = {f"fsname={mountpoint.source(self._options.state)}", "subtype=jobfs"}
-        try:
-            pyfuse3.init(operations, str(self._options.point), options)
-        except RuntimeError as error:
-            msg = f"mounting at {self._options.point} failed: you need to be allowed to read and write /dev/fuse"
-            raise mountpoint.MountpointUnusable(msg) from error
-        mount = mountpoint.mount_at(self._options.point)
+        requests = session.tune(self._blocked.interrupted)
+        mount = self._mount(operations)
         self._kernel.mounted = True
         if mount is not None:
             operations.mounted_as = (mount.id, mount.device)
             await nursery.start(self._own.run, self._options.point, mount.id)
             major, minor = map(int, mount.device.split(":"))
             self._nudges.device = major << 20 | minor
-            nursery.start_soon(self._wake_when_taken_away, mount.id)
         self._nudges.follow_table(self._table)
         nursery.start_soon(self._nudges.run)
         nursery.start_soon(self._blocked.run)
         try:
             with trio.CancelScope() as serving:
                 await nursery.start(self._heed_signals, operations, serving)
+                nursery.start_soon(self._end_when_disconnected, requests, serving)
+                if mount is not None:
+                    nursery.start_soon(self._end_when_taken_away, mount.id, serving)
                 nursery.start_soon(_say_when_mounted, ready)
                 log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
                 await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
         finally:
-            pyfuse3.close(unmount=True)
+            self._unmount(mount)
             log.info("process %d no longer serves %s", os.getpid(), self._options.point)
+
+    def _mount(self, operations: Operations) -> Mount | None:
+        """Mounts; gives the mount as the kernel lists it, None where somebody took it away at once."""
+        point = self._options.point
+        options = {f"fsname={mountpoint.source(self._options.state)}", "subtype=jobfs"}
+        try:
+            beneath = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            msg = f"{point} cannot be used: {error.strerror}"
+            raise mountpoint.MountpointUnusable(msg) from error
+        try:
+            pyfuse3.init(operations, str(point), options)
+            if hidden := mountpoint.beneath(beneath):
+                log.warning("hidden beneath the mount, as nothing was mounted when they were made: %s", hidden)
+        except RuntimeError as error:
+            msg = f"mounting at {point} failed: you need to be allowed to read and write /dev/fuse"
+            raise mountpoint.MountpointUnusable(msg) from error
+        finally:
+            os.close(beneath)
+        return mountpoint.mount_at(point)
+
+    def _unmount(self, mount: Mount | None) -> None:
+        """Lets go of the kernel's side. Another mount that is there by now is somebody else's."""
+        point = self._options.point
+
+        def is_ours() -> bool:
+            now = mountpoint.mount_at(point, self._mountinfo)
+            return mount is not None and now is not None and now.id == mount.id
+
+        pyfuse3.close(unmount=is_ours())
+        if is_ours():  # it was aborted (fusectl), and libfuse leaves it then
+            with suppress(mountpoint.MountpointUnusable, OSError):
+                mountpoint.unmount(point, lazy=True)
 
     async def _heed_signals(
         self, operations: Operations, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]
@@ -221,14 +270,23 @@ class _Daemon:
                     self._make_way(operations)
                     continue
                 log.info("%s: unmounting", signal.Signals(number).name)
-                self._blocked.refuse(errno.ENOTCONN)
-                pyfuse3.terminate()
-                serving.deadline = trio.current_time() + _LAST_ANSWERS
+                self._end(serving)
 
-    async def _wake_when_taken_away(self, mount: int) -> None:
-        """After `umount -l` open files go on, but nobody comes back: who waits is to go."""
-        await _wait_taken_away(mount)
-        self._blocked.answer_all(errno.ENOTCONN)
+    async def _end_when_taken_away(self, mount: int, serving: trio.CancelScope) -> None:
+        """After `umount -l` those who have files open could go on; but nobody could mount the state again meanwhile."""
+        await _wait_taken_away(self._mountinfo, mount)
+        self._end(serving)
+
+    async def _end_when_disconnected(self, requests: session.RequestWait, serving: trio.CancelScope) -> None:
+        """After an abort (fusectl) no request comes any more, while those that wait know nothing of it."""
+        await requests.wait_disconnected()
+        self._end(serving)
+
+    def _end(self, serving: trio.CancelScope) -> None:
+        """Who waits is to go, and then all others, who have a moment for their answers."""
+        self._blocked.refuse(errno.ENOTCONN)
+        pyfuse3.terminate()
+        serving.deadline = min(serving.deadline, trio.current_time() + _LAST_ANSWERS)
 
     def _make_way(self, operations: Operations) -> None:
         """Somebody is about to unmount: what we have open there, and who only waits, is not to be in the way."""
@@ -275,17 +333,13 @@ async def _say_when_mounted(ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _wait_taken_away(number: int) -> None:
+async def _wait_taken_away(mountinfo: int, number: int) -> None:
     """Waits until the mount of that number is none that this process sees any more."""
-    mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with select.epoll() as changed:
-            changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
-            while any(mount.id == number for mount in mounts()):
-                await trio.lowlevel.wait_readable(changed.fileno())
-                changed.poll(0)
-    finally:
-        os.close(mountinfo)
+    with select.epoll() as changed:
+        changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
+        while any(mount.id == number for mount in mounts(mountinfo)):
+            await trio.lowlevel.wait_readable(changed.fileno())
+            changed.poll(0)
 
 
 def _created_at(store: Store) -> float:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import pyfuse3
 
 from jobfs.errors import JobfsError
+from jobfs.proc import NO_DESCRIPTOR
+from mount.caller import is_without_thread
 from mount.session import receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 log = logging.getLogger(__name__)
-
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,10 @@ def as_fuse_error(error: Exception) -> pyfuse3.FUSEError:
     if isinstance(error, OSError) and error.errno is not None:
         log.warning("a request failed: %s", error)
         # Out of descriptors is the daemon's, not the caller's: for that one it may work later.
-        return pyfuse3.FUSEError(errno.EAGAIN if error.errno in _NO_DESCRIPTOR else error.errno)
+        return pyfuse3.FUSEError(errno.EAGAIN if error.errno in NO_DESCRIPTOR else error.errno)
+    if is_without_thread(error):
+        log.warning("a request failed: %s", error)
+        return pyfuse3.FUSEError(errno.EAGAIN)
     log.error("a request met an error of jobfs itself", exc_info=error)
     return pyfuse3.FUSEError(errno.EIO)
 

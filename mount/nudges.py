@@ -9,6 +9,7 @@ watch cannot be seen.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from functools import partial
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from jobfs import proc
+from jobfs.errors import LimitReached
 from mount.caller import ALL_PATIENCE, look
 from mount.own import OwnClientGone, Touch
 from mount.tree import JOB_BY_NAME, ROOT, ROOT_BY_NAME, job_inode
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from jobfs.job import Job, StreamView
     from jobfs.table import JobTable
     from mount.own import OwnMount
+
+log = logging.getLogger(__name__)
 
 # Seconds between two nudges of a file on which there is a watch, and of one on which none can be seen.
 _WATCHED = 0.05
@@ -199,17 +203,24 @@ class Nudges:
                 await self._woken.wait()
             self._woken = trio.Event()
             return
-        for nudged in due:
-            del self._changed[nudged]
-        touches = [touch for nudged in due if (touch := nudged.source.take()) is not None]
-        for nudged in due:
-            nudged.listen()  # before anything is waited for: what changes meanwhile is to be told too
-        await self._touch(touches)
+        await self._touch([touch for nudged in due if (touch := self._take(nudged)) is not None])
         took = trio.current_time() - now
         for nudged in due:
             pause = _WATCHED if self._watched.intersection(nudged.source.inodes) else _UNWATCHED
             nudged.told_at = now
             nudged.not_before = now + max(pause, took * _PAUSE_FOR_TOUCHES)
+
+    def _take(self, nudged: _Nudged) -> Touch | None:
+        """What is to be told of it; listens on, before anything is waited for: what changes meanwhile is told too."""
+        del self._changed[nudged]
+        try:
+            touch = nudged.source.take()
+            nudged.listen()
+        except OSError as error:  # its stream cannot be looked at, for want of a descriptor: later
+            log.warning("cannot look at %s: %s", nudged.source.path, error)
+            self._changed[nudged] = None
+            return None
+        return touch
 
     async def _touch(self, touches: list[Touch]) -> None:
         while True:
@@ -222,7 +233,11 @@ class Nudges:
 
     async def _look_for_watches(self) -> None:
         began = trio.current_time()
-        found = await look(partial(_watched, self.device), ALL_PATIENCE)
+        try:
+            found = await look(partial(_watched, self.device), ALL_PATIENCE)
+        except LimitReached as error:
+            log.warning("cannot look for watches: %s", error)
+            found = None
         if found is not None:
             self._watched = found
         now = trio.current_time()

@@ -80,6 +80,7 @@ class RequestWait:
         self._interrupted = interrupted
         self._poll = select.poll()
         self._fd = -1
+        self._begun = trio.Event()
         self._served = 0
         self._turn_ends = 0.0
         self._last: trio.lowlevel.Task | None = None
@@ -92,9 +93,17 @@ class RequestWait:
         await self._wait(fd)
         receipt.handled = False  # what called us receives and handles a request now, without yielding in between
 
+    async def wait_disconnected(self) -> None:
+        """Returns when the kernel has ended the session: it was unmounted everywhere, or aborted."""
+        await self._begun.wait()
+        with select.epoll() as connection:
+            connection.register(self._fd, 0)  # tells of POLLERR all the same, and of no request
+            await trio.lowlevel.wait_readable(connection.fileno())
+
     async def _wait(self, fd: int) -> None:
         if fd != self._fd:
             self._fd = fd
+            self._begun.set()
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
         task = trio.lowlevel.current_task()
@@ -113,16 +122,18 @@ class RequestWait:
         self._turn_ends = time.monotonic() + _TURN_TIME
 
 
-def tune(interrupted: Callable[[], None]) -> None:
-    """Makes pyfuse3 wait our way, and tell of interrupts. Call it before `pyfuse3.init`."""
+def tune(interrupted: Callable[[], None]) -> RequestWait:
+    """Makes pyfuse3 wait our way, which it gives, and tell of interrupts. Call it before `pyfuse3.init`."""
+    requests = RequestWait(interrupted)
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=SessionLock,
         ClosedResourceError=trio.ClosedResourceError,
         open_nursery=trio.open_nursery,
         lowlevel=SimpleNamespace(
-            wait_readable=RequestWait(interrupted).wait_readable,
+            wait_readable=requests.wait_readable,
             notify_closing=trio.lowlevel.notify_closing,
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,
         ),
     )
+    return requests

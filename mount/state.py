@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import select
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TypeGuard
 import platformdirs
 import psutil
 
+import jobfs
 from jobfs import mountinfo
 from jobfs.files import RESERVE, read_object, write_object
+from jobfs.processes import boot_id, read_process
 from jobfs.supervisor import ADDRESS, JOBS, LOCK, RECORDS, identity
 
 MEMORY = "memory"
@@ -39,20 +42,65 @@ class StateUnusable(Exception):  # noqa: N818 - the message is the sentence that
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Who serves a state directory: the daemon's number, where, and the directories that it made for that."""
+    """Who serves a state directory: the daemon's number, where, and the directories that it made for that.
+
+    The rest is what another daemon needs to know to take its place; None where an older version did not say.
+    """
 
     pid: int
     mountpoint: str
     made: list[str]
-    started_at: float = 0.0  # seconds since the epoch, as psutil tells it
+    started_at: float = 0.0  # seconds since the epoch, as psutil tells it; a clock that is set changes that
+    born: str | None = None  # clock ticks after which boot: so that no other process is taken for it
+    version: str | None = None  # of jobfs
+    keep: int | None = None  # ended jobs
+    keep_bytes: int | None = None  # of output of ended jobs
+    foreground: bool | None = None  # whether somebody has it run in the foreground
+    unit: str | None = None  # the unit of systemd that it is
 
     @property
     def alive(self) -> bool:
         """Whether that process still runs; a number that another process has by now does not count."""
+        process = self.open()
+        if process is not None:
+            os.close(process)
+        return process is not None
+
+    def open(self) -> int | None:
+        """A pidfd of that process, for the caller to close; None where it has ended."""
         try:
+            process = os.pidfd_open(self.pid)
+        except OSError:
+            return None
+        # Looked at only now: as long as it has not ended, its number stays its own.
+        if self._is_it() and not select.select([process], [], [], 0)[0]:
+            return process
+        os.close(process)
+        return None
+
+    def _is_it(self) -> bool:
+        try:
+            if self.born is not None:
+                return self.born == _born(self.pid)
             return psutil.Process(self.pid).create_time() == self.started_at
-        except psutil.NoSuchProcess:
+        except (OSError, psutil.NoSuchProcess):
             return False
+
+
+_NUMBER = (int, type(None))
+_TEXT = (str, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {
+    "pid": (int,),
+    "mountpoint": (str,),
+    "made": (list,),
+    "started_at": (float, int),
+    "born": _TEXT,
+    "version": _TEXT,
+    "keep": _NUMBER,
+    "keep_bytes": _NUMBER,
+    "foreground": (bool, type(None)),
+    "unit": _TEXT,
+}
 
 
 class StateDirectory:
@@ -61,10 +109,7 @@ class StateDirectory:
     def __init__(self, path: Path) -> None:
         """Makes `path` where it is missing; StateUnusable where it is not private, not local, or served already."""
         self.path = path
-        _make_private(path)
-        _make_private(path / JOBS)
-        for name in _FILES:
-            _require_file(path / name)
+        check(path)
         try:
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -75,13 +120,12 @@ class StateDirectory:
         except BlockingIOError:
             os.close(self._lock)
             other = serving(path)
-            where = f" at {other.mountpoint} by process {other.pid}" if other else ""
+            where = f" at {other.mountpoint} by process {other.pid}" if other and other.alive else ""
             msg = f"the state in {path} is being served already{where}: unmount that first, or use another --state"
             raise StateUnusable(msg) from None
 
-    def announce(self, mountpoint: Path, made: list[str]) -> None:
-        """Says that this process serves it, and where; `made` are the directories that it made for that."""
-        who = Serving(os.getpid(), str(mountpoint), made, psutil.Process().create_time())
+    def announce(self, who: Serving) -> None:
+        """Says who serves it."""
         try:
             write_object(self.path / _SERVING, asdict(who))
         except OSError as error:
@@ -96,17 +140,43 @@ class StateDirectory:
         os.close(self._lock)
 
 
+def this_process(mountpoint: Path, made: list[str]) -> Serving:
+    """This process, as it serves at `mountpoint`, with the directories that it `made` for that."""
+    return Serving(
+        pid=os.getpid(),
+        mountpoint=str(mountpoint),
+        made=made,
+        started_at=psutil.Process().create_time(),
+        born=_born(os.getpid()),
+        version=jobfs.__version__,
+    )
+
+
 def serving(path: Path) -> Serving | None:
-    """Who serves the state in `path`, or did when it was killed; None where nobody does, or nobody can tell."""
+    """Who serves the state in `path`, or did when it was killed; None where nobody does, or nobody can tell.
+
+    What a newer version says besides is passed over.
+    """
     said = read_object(path / _SERVING)
     if said is None:
         return None
-    pid, mountpoint, made, started_at = (said.get(key) for key in ("pid", "mountpoint", "made", "started_at"))
-    if not _is_pid(pid) or not isinstance(mountpoint, str) or not isinstance(started_at, (int, float)):
+    return _checked({key: said[key] for key in said if key in _KINDS})
+
+
+def _checked(said: dict[str, object]) -> Serving | None:
+    if not {"pid", "mountpoint", "made", "started_at"} <= said.keys() or not _is_pid(said["pid"]):
         return None
-    if not isinstance(made, list) or not all(isinstance(directory, str) for directory in made):
+    if any(not isinstance(value, _KINDS[key]) for key, value in said.items()):
         return None
-    return Serving(pid, mountpoint, made, started_at)
+    who = Serving(**said)  # type: ignore[arg-type]  # it was just looked at
+    return who if all(isinstance(directory, str) for directory in who.made) else None
+
+
+def _born(pid: int) -> str:
+    process = read_process(pid)
+    if process is None:
+        raise ProcessLookupError
+    return f"{process.start} {boot_id()}"
 
 
 def supervisor_of(path: Path) -> int | None:
@@ -127,6 +197,14 @@ def state_path(chosen: str | None, mountpoint: Path) -> Path:
     if chosen is not None:
         return Path(chosen).absolute()
     return Path(platformdirs.user_state_dir("jobfs", appauthor=False))
+
+
+def check(path: Path) -> None:
+    """Makes the state directory where it is missing; StateUnusable where it is not private, not local, or no state."""
+    _make_private(path)
+    _make_private(path / JOBS)
+    for name in _FILES:
+        _require_file(path / name)
 
 
 def _make_private(path: Path) -> None:

@@ -45,7 +45,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_a_mount_of_ours_that_is_alive_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not mounted over."""
-    monkeypatch.setattr(mountpoint, "mounts", lambda: [mounted(tmp_path)])
+    monkeypatch.setattr(mountpoint, "mounts", lambda _=None: [mounted(tmp_path)])
     with pytest.raises(MountpointUnusable, match=r"mounted at .* already"):
         prepare(tmp_path)
 
@@ -63,7 +63,7 @@ def test_the_mount_on_top_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two at one point, the later one."""
     point = Path("/v/jobs")
     listed = [mounted(point, "ext4"), mounted(Path("/other")), mounted(point, "tmpfs")]
-    monkeypatch.setattr(mountpoint, "mounts", lambda: listed)
+    monkeypatch.setattr(mountpoint, "mounts", lambda _=None: listed)
     assert listed[2] == mountpoint.mount_at(point)
     assert mountpoint.mount_at(Path("/nothing")) is None
 
@@ -73,5 +73,5 @@ def test_who_cannot_have_the_preferred_place_gets_one_of_their_own(
 ) -> None:
     """Where something else is mounted there, it is `jobs` in the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(mountpoint, "mounts", lambda: [mounted(PREFERRED, "ext4")])
+    monkeypatch.setattr(mountpoint, "mounts", lambda _=None: [mounted(PREFERRED, "ext4")])
     assert tmp_path / "jobs" == default_mountpoint()

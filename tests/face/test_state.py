@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobfs.supervisor import ADDRESS, JOBS
-from mount.state import MEMORY, StateDirectory, StateUnusable, serving, state_path, supervisor_of
+from mount.state import MEMORY, StateDirectory, StateUnusable, serving, state_path, supervisor_of, this_process
 
 
 def test_a_state_directory_is_made_private(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_daemon_whose_state_was_removed_leaves_the_next_one_alone(tmp_path: Pa
     """What another daemon announces in a directory of the same name is not the first one's to take back."""
     path = tmp_path / "state"
     first = StateDirectory(path)
-    first.announce(Path("/v/jobs"), [])
+    first.announce(this_process(Path("/v/jobs"), []))
     shutil.rmtree(path)
     second = StateDirectory(path)
-    second.announce(Path("/v/other"), [])
+    second.announce(this_process(Path("/v/other"), []))
     first.leave()
     who = serving(path)
     assert who is not None
@@ -130,7 +130,7 @@ def test_another_users_is_refused(tmp_path: Path) -> None:
 def test_one_that_is_served_is_refused_and_says_by_whom(tmp_path: Path) -> None:
     """Until the daemon that serves it leaves."""
     first = StateDirectory(tmp_path / "state")
-    first.announce(Path("/v/jobs"), [])
+    first.announce(this_process(Path("/v/jobs"), []))
     with pytest.raises(StateUnusable, match=f"at /v/jobs by process {os.getpid()}"):
         StateDirectory(tmp_path / "state")
     first.leave()
@@ -142,7 +142,7 @@ def test_who_serves_it_is_told_until_it_leaves(tmp_path: Path) -> None:
     path = tmp_path / "state"
     assert serving(path) is None
     state = StateDirectory(path)
-    state.announce(tmp_path / "m", [str(tmp_path / "m")])
+    state.announce(this_process(tmp_path / "m", [str(tmp_path / "m")]))
     who = serving(path)
     assert who is not None
     assert (os.getpid(), str(tmp_path / "m"), [str(tmp_path / "m")]) == (who.pid, who.mountpoint, who.made)

@@ -29,7 +29,7 @@ import mount
 from jobfs.client import PREFERRED
 from jobfs.mountinfo import mounts
 from mount.mountpoint import default_mountpoint
-from mount.state import serving
+from mount.state import serving, supervisor_of
 from tests.mounted import PATIENCE, until
 
 if TYPE_CHECKING:
@@ -336,3 +336,40 @@ def test_killed_daemon_is_cleaned_up(mounted: User) -> None:
     until(lambda: daemon in mounted.processes(), lambda alive: not alive)
     mounted.mounts()
     assert "running\n" == mounted.says('cat "$J/1/status"')
+
+
+def test_out_of_processes_a_spawn_is_refused_and_later_works(mounted: User) -> None:
+    """With RLIMIT_NPROC reached a spawn is EAGAIN and leaves nothing; all else goes on, and spawns do later."""
+    mounted.says("jobfs spawn sleep 1000")
+    served, supervisor = serving(mounted.state), supervisor_of(mounted.state)
+    assert served is not None
+    assert supervisor is not None
+    # By the user: one with another number may not, root or not.
+    limit = mounted.says("ulimit -S -u").strip()
+    mounted.says("for pid; do prlimit --pid $pid --nproc=0:; done", str(served.pid), str(supervisor))
+    for options in ("", "--cwd / "):
+        status, _, err = mounted.sh('echo "spawn $1true" > "$J/ctl"', options)
+        assert (1, True) == (status, os.strerror(errno.EAGAIN) in err), err
+    assert "running\n" == mounted.says('cat "$J/1/status"')
+    assert "1\n" == mounted.says('ls "$J" | grep "^[0-9]"')
+    mounted.says(f"for pid; do prlimit --pid $pid --nproc={limit}:; done", str(served.pid), str(supervisor))
+    job = mounted.says("jobfs spawn true").strip()
+    until(lambda: mounted.says('cat "$J/$1/status"', job), lambda status: status == "done:0\n")
+    mounted.says('echo "kill 1" > "$J/ctl"')
+    until(lambda: mounted.says('cat "$J/1/status"'), lambda status: status == "killed:15\n")
+
+
+def test_upgrade_is_for_ordinary_users_too(mounted: User) -> None:
+    """An ordinary user's daemon is replaced, and a lease that a process of theirs has is kept."""
+    script = 'exec 3<> "$J/ctl"; echo "spawn --lease exec sleep 1000" >&3; read job <&3; echo $job; exec sleep 1000'
+    with mounted.start(script) as holder:
+        assert holder.stdout is not None
+        assert "1\n" == holder.stdout.readline()
+        old = serving(mounted.state)
+        assert old is not None
+        with fuse_for_all():
+            said = mounted.says("jobfs upgrade")
+        assert f"jobs are at {mounted.mount}; process {old.pid} of jobfs" in said
+        assert "running\n" == mounted.says('cat "$J/1/status"')
+        psutil.Process(holder.pid).kill()
+    until(lambda: mounted.says('cat "$J/1/status"'), lambda status: status == "killed:15\n")
