@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_PATIENCE = 0.5  # seconds that a look is waited for, which takes some hundredths with a thousand processes
+_TRIES = 10  # each passes over one more process in which it hung
 _CHUNK = 16384  # bytes; more would be mapped and unmapped for every read
 
 _lock = threading.Lock()
@@ -63,6 +65,23 @@ class Look(Generic[T]):
             if self._abandoned:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             self._task = task
+
+
+def patiently(look: Callable[[], T], patience: float = _PATIENCE) -> T:
+    """What `look` finds, in a thread; a process in which that hangs for `patience` seconds is passed over.
+
+    TimeoutError where there are too many of those.
+    """
+    for _ in range(_TRIES):
+        attempt = Look(look)
+        found: list[T] = []
+        thread = threading.Thread(target=lambda: found.append(attempt.run()), daemon=True)  # noqa: B023 - this round's
+        thread.start()
+        thread.join(patience)
+        if found:
+            return found[0]
+        attempt.abandon()
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def touch(task: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import resource
 import socket
 import stat
 import struct
@@ -34,6 +35,8 @@ _GREETING_PATIENCE = 2.0  # seconds that it may take to answer
 _RENEWALS = 3
 _SOCKET_PATH_MAX = 107  # bytes, unix(7)
 _CREDENTIALS = struct.Struct("iii")  # pid, uid, gid: unix(7), SO_PEERCRED
+# How many files this process may have open, as it was given that: a daemon raises it later, for itself.
+_OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # Those that this process started: they outlive it, but one that ends first must not stay a zombie.
 _supervisors: list[subprocess.Popen[bytes]] = []
 
@@ -129,7 +132,7 @@ def _start(state: Path) -> bool:
     """Starts a supervisor as a daemon of its own; False where another one has the state."""
     _supervisors[:] = [earlier for earlier in _supervisors if earlier.poll() is None]
     with (state / "log").open("ab") as said:
-        command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state))]
+        command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state)), str(_OPEN_FILES)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ _SHARE = 0.5
 
 
 class Keeper:
-    """Descriptors by job and name: `process`, `stdin`, `holder`, and for each stream its own and its ring's."""
+    """Descriptors by job and name: `process`, `report`, `stdin`, `holder`, for each stream its own and its ring's."""
 
     def __init__(self) -> None:
         self._kept: dict[int, dict[str, int]] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from jobfs import proc
 from jobfs.engines.base import Closed, Ended, News, Started, Trace
 from jobfs.engines.connecting import READ, connect
 from jobfs.engines.keeper import Keeper
@@ -29,7 +30,6 @@ from jobfs.errors import (
     StdinClosed,
 )
 from jobfs.model import DEFAULT_CAPACITY, STREAMS, Usage
-from jobfs.proc import Look
 from jobfs.processes import Process, ProcessTable, Stray, boot_id
 from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
@@ -48,9 +48,8 @@ log = logging.getLogger(__name__)
 
 # What is asked while there is no supervisor waits this long for the next one, in seconds. One is there in 0.3.
 _WITHOUT_SUPERVISOR = 5.0
-# What is left of jobs is looked for in /proc for so many seconds, so many times: a process may hang there.
+# What is left of jobs is looked for in /proc for so many seconds: a process may hang there.
 _FIND_PATIENCE = 2.0
-_FIND_TRIES = 5
 # The streams in the directory of jobs, and nothing else that somebody may have put there.
 _STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
 
@@ -407,14 +406,12 @@ class LocalEngine:
 
 
 async def _found(records: list[JobRecord], kept: Mapping[int, frozenset[str]]) -> list[Orphan]:
-    """What `find` finds, in a thread; EngineGone where that hangs again and again."""
-    for _ in range(_FIND_TRIES):
-        look = Look(lambda: find(records, kept))
-        with trio.move_on_after(_FIND_PATIENCE):
-            return await trio.to_thread.run_sync(look.run, abandon_on_cancel=True)
-        look.abandon()  # the process in which it hangs is passed over the next time
-    msg = "what is left of the jobs of the last supervisor cannot be found: /proc hangs"
-    raise EngineGone(msg)
+    """What `find` finds; EngineGone where that hangs again and again."""
+    try:
+        return await trio.to_thread.run_sync(proc.patiently, lambda: find(records, kept), _FIND_PATIENCE)
+    except TimeoutError as error:
+        msg = "what is left of the jobs of the last supervisor cannot be found: /proc hangs"
+        raise EngineGone(msg) from error
 
 
 class _Answer:

@@ -1,4 +1,4 @@
-"""`python -m jobfs.supervisor STATE SOCKET`: runs the supervisor of one state directory.
+"""`python -m jobfs.supervisor STATE SOCKET [OPEN_FILES]`: runs the supervisor of one state directory.
 
 It writes one line to its standard output when it listens, and closes that. It ends by itself when it has no job and
 nobody is connected. Exit status 3: another one has the state.
@@ -99,8 +99,12 @@ class Server:
             connection.send(message, duplicates(descriptors or {}))
 
 
-def main(state: Path, address: str) -> int:
-    """Runs until there is nothing to do; gives the exit status."""
+def main(state: Path, address: str, open_files: int | None = None) -> int:
+    """Runs until there is nothing to do; gives the exit status.
+
+    `open_files`: how many files a job may have open (getrlimit(2), the soft limit of RLIMIT_NOFILE), where that is not
+    what this process was given.
+    """
     lock = os.open(state / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +113,9 @@ def main(state: Path, address: str) -> int:
     remove_unfinished(state)
     os.chdir("/")
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files[1], open_files[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    of_jobs = (soft if open_files is None else open_files, hard)
     loop = Loop()
     wake_up = _signals_wake()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -118,7 +123,7 @@ def main(state: Path, address: str) -> int:
         listener.bind(address)
         bound = identity(Path(address))
         listener.listen()
-        server = Server(loop, state, listener, open_files)
+        server = Server(loop, state, listener, of_jobs)
         _on_child(loop, wake_up, server)
         write_object(state / ADDRESS, {"pid": os.getpid(), "socket": address, "protocol": PROTOCOL})
         log.info("supervisor %d listens", os.getpid())
@@ -160,4 +165,4 @@ def _on_child(loop: Loop, wake_up: int, server: Server) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])))

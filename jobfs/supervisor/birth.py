@@ -27,15 +27,15 @@ class Birth:
         report: int,
         executed: Callable[[Child], None],
         never_ran: Callable[[Child, tuple[int, str], bool], None],
-        tell: Callable[[tuple[int, str] | None], None],
+        tell: Callable[[tuple[int, str] | None], None] | None,
     ) -> None:
+        """Takes over `report`. Tells `tell` the failure, or None; nobody where the spawn was answered already."""
         self._loop = loop
         self._child = child
         self._report = report
         self._executed = executed
         self._never_ran = never_ran
-        self._tell = tell  # the failure, or None
-        self._answered = False
+        self._tell = tell
         self._patience = loop.after(EXEC_PATIENCE, self._patience_over)
         loop.watch(report, lambda _: self.reported())
 
@@ -53,16 +53,14 @@ class Birth:
             self._executed(self._child)
             self._answer()
         else:
-            self._never_ran(self._child, failure, self._answered)
-            if not self._answered:
-                self._answered = True
-                self._tell(failure)
+            self._never_ran(self._child, failure, self._tell is None)
+            self._answer(failure)
 
     def _patience_over(self) -> None:
         self.reported()  # it may have been long ago, if it was this process that stood still
         self._answer()
 
-    def _answer(self) -> None:
-        if not self._answered:
-            self._answered = True
-            self._tell(None)
+    def _answer(self, failure: tuple[int, str] | None = None) -> None:
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell(failure)

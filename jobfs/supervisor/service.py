@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from jobfs import proc
 from jobfs.processes import Stray, all_processes, boot_id, members, ticks
 from jobfs.supervisor import RECORDS
 from jobfs.supervisor.adoption import Adoption
@@ -133,6 +134,8 @@ class Supervisor:
         except OSError:
             berth.discard()
             raise
+        if launched.report is not None:
+            self._hold(job, report=launched.report)
         if order["lease"]:
             child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
         try:
@@ -144,14 +147,7 @@ class Supervisor:
             self._executed(child)
             _answer_spawn(request, child)
         else:
-            child.birth = Birth(
-                self._loop,
-                child,
-                launched.report,
-                self._executed,
-                self._never_ran,
-                partial(_answer_spawn, request, child),
-            )
+            self._await_exec(child, launched.report, partial(_answer_spawn, request, child))
 
     def _first_record(self, job: int, order: SpawnOrder, berth: Berth) -> JobRecord:
         now = time.monotonic()
@@ -175,6 +171,9 @@ class Supervisor:
     def _hold(self, job: int, **descriptors: int) -> None:
         """Has the daemon keep what would be gone with this process: see `Berth`."""
         self._tell({"news": "held", "id": job}, descriptors)
+
+    def _await_exec(self, child: Child, report: int, tell: Callable[[tuple[int, str] | None], None] | None) -> None:
+        child.birth = Birth(self._loop, child, report, self._executed, self._never_ran, tell)
 
     def _take_spare(self) -> Berth:
         berth, self._spare = self._spare or Berth.make(self._jobs, self._records), None
@@ -258,7 +257,11 @@ class Supervisor:
         record = request.message["record"]
         if record["id"] not in self._children:
             child = Child(Berth.adopt(self._jobs, self._records, record, request.descriptors, self._hold), record)
-            child.executed = True
+            report = request.descriptors.pop("report", None)
+            if report is None:
+                child.executed = True
+            else:
+                self._await_exec(child, report, None)
             child.pidfd = request.descriptors.pop("process", -1)
             child.gone = child.ended = "wait_status" in record or "lost" in record
             if child.outlets.keys() < record["pipes"].keys() and not child.gone:
@@ -395,10 +398,6 @@ class Supervisor:
                 self._reaped(child, status, usage)
 
     def _reaped(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
-        if child.birth is not None:
-            child.birth.reported()  # what it said before it ended counts first
-            if child.job not in self._children:
-                return  # it never ran, and the spawn was answered so
         del self._by_pid[child.pid]
         child.record |= {"cpu_user_s": usage.ru_utime, "cpu_system_s": usage.ru_stime}
         # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
@@ -408,6 +407,10 @@ class Supervisor:
 
     def _exited(self, child: Child, status: int | None) -> None:
         """Its process has ended, with that wait status; None: nobody knows with which."""
+        if child.birth is not None:
+            child.birth.reported()  # what it said before it ended counts first
+            if child.job not in self._children:
+                return  # it never ran, and the spawn was answered so
         child.gone = True
         child.berth.process_ended()
         child.close_lease()
@@ -499,7 +502,7 @@ class Supervisor:
 
     def _members(self, job: int, leader: int) -> list[Process]:
         """What is left of an ended job, or all of one that is alive."""
-        processes = all_processes()
+        processes = proc.patiently(all_processes)
         # The leader of an ended job is gone: who has its number now is a stranger, and so is who is in its session.
         leaders = {_NOBODY if leader in processes else leader: job}
         leaders |= {child.pid: child.job for child in self._children.values() if not child.ended}

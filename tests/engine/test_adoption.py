@@ -12,7 +12,7 @@ import trio
 from jobfs.engines.base import Continued, Ended, News, Started, Stopped
 from jobfs.processes import exit_status
 from jobfs.states import Event
-from tests.engine.workshop import Workshop, ended, status_of, until
+from tests.engine.workshop import Workshop, ended, error_of, status_of, until
 
 # Whether the kernel tells how a process ended that is not our child (PIDFD_GET_INFO with PIDFD_INFO_EXIT).
 RELEASE = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
@@ -137,7 +137,7 @@ async def test_a_job_that_was_begun_is_found_by_its_pipe(bare: Workshop) -> None
         job = await bare.spawn("read x < $FIFO; exit 7", environment=bare.fifo())
         os.kill(bare.supervisor, signal.SIGKILL)
         await bare.engine.gone.wait()
-    first, _ = bare.record(job)["start_window"]
+    first, _ = bare.records()[job]["start_window"]
     bare.rewrite_record(job, "pid", start_window=(first, 0))
     async with bare.attached(job) as learned:
         assert [(job, bare.started(job).pid)] == [(news.job, news.pid) for news in learned if isinstance(news, Started)]
@@ -157,6 +157,19 @@ async def test_a_job_that_was_begun_and_is_nowhere_is_lost(bare: Workshop) -> No
     async with bare.attached(job) as learned:
         assert ["lose"] == [status_of(news) for news in learned if isinstance(news, Ended)]
         assert len(learned) == 1
+
+
+async def test_a_job_that_could_not_be_executed_is_cancelled(bare: Workshop) -> None:
+    """Also where the supervisor was killed meanwhile: what the child has to say is kept, and the next one reads it."""
+    async with bare.attached(), trio.open_nursery() as nursery:
+        bare.fifo()
+        nursery.start_soon(error_of, lambda: bare.spawn(argv=("/there/is/no/such",), stdin=f"{bare.state}/fifo"))
+        await until(lambda: "pid" in bare.records().get(1, {}))
+        await bare.kill_supervisor()
+        async with bare.taken_up(1):
+            await bare.go()
+            end = await bare.ended(1)
+            assert ("cancel", True) == (status_of(end), "/there/is/no/such" in (end.reason or ""))
 
 
 async def test_a_number_that_came_again_is_not_the_jobs(bare: Workshop) -> None:

@@ -189,9 +189,9 @@ class Workshop:
         with reader:
             return reader.snapshot()
 
-    def record(self, job: int) -> JobRecord:
-        """What the record of a job says."""
-        return read_records(str(self.state / JOBS / RECORDS))[job]
+    def records(self) -> dict[int, JobRecord]:
+        """What the record of each job says."""
+        return read_records(str(self.state / JOBS / RECORDS))
 
     def rewrite_record(self, job: int, *gone: str, **changes: object) -> None:
         """Changes what the record of a job says, and what is `gone` from it, while nobody writes to it."""

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mounted import until
+from tests.faults.breaking import kill
+from tests.mounted import JOBFS, Mounted, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tests.mounted import Mounted
 
 pytestmark = pytest.mark.mount
 
@@ -157,3 +156,17 @@ def test_no_line_of_a_write_is_run_twice(jobs: Mounted, tmp_path: Path) -> None:
         assert sorted(map(str, range(12))) == sorted(mark.read_text().split())
     finally:
         os.close(fd)
+
+
+def test_jobs_have_the_limit_that_the_daemon_was_given(tmp_path: Path) -> None:
+    """What the daemon and the supervisor raise for themselves is not the jobs'; nor is it after another supervisor."""
+    mounted = Mounted()
+    try:
+        command = f"ulimit -S -n 999; exec {JOBFS} mount --state {mounted.state} {mounted.path}"
+        subprocess.run(["sh", "-c", command], env=mounted.environment, check=True, cwd=tmp_path, capture_output=True)
+        mounted.note_processes()
+        assert b"999\n" == mounted.read(mounted.run("ulimit -S -n"))
+        kill(mounted.supervisor)
+        assert b"999\n" == mounted.read(mounted.run("ulimit -S -n"))
+    finally:
+        mounted.finish()

@@ -47,3 +47,31 @@ def test_an_abandoned_look_ends_with_its_next_reading() -> None:
     look.abandon()
     with pytest.raises(ProcessLookupError):
         look.run()
+
+
+def test_a_process_in_which_a_look_hangs_is_passed_over() -> None:
+    """What is found of the others comes in time."""
+    go_on = threading.Event()
+
+    def found() -> list[int]:
+        numbers = []
+        for number in (ME, os.getppid()):
+            try:
+                proc.touch(number)
+            except ProcessLookupError:
+                continue
+            if number == ME:
+                go_on.wait()
+            numbers.append(number)
+        return numbers
+
+    assert [os.getppid()] == proc.patiently(found, 0.05)
+    go_on.set()
+
+
+def test_looks_that_all_hang_are_given_up() -> None:
+    """Who asks is told so."""
+    go_on = threading.Event()
+    with pytest.raises(TimeoutError):
+        proc.patiently(go_on.wait, 0.01)
+    go_on.set()
