@@ -25,7 +25,7 @@ from jobfs.mountinfo import Mount, mounts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ANSWER = 3.0  # seconds that a mount has to answer; one that is busy takes milliseconds
+_ANSWER = 5.0  # seconds that a mount has to answer; one that is busy takes milliseconds
 _CLAIM_PATIENCE = 30.0  # seconds that another `jobfs mount` or `umount` at the same place is waited for
 _LOOK_AGAIN = 0.02  # seconds
 # A directory that is made for a mount has another one of this name in it, beneath the mount. So `> ctl` in the moments
@@ -84,33 +84,38 @@ def claimed(point: Path) -> Iterator[Claim]:
 
     What is locked is the directory above it: the one that is mounted on cannot be reached while a dead mount is there.
     """
+    made: list[str] = []
+    try:
+        claim = Claim(_wait_for_lock(point, made), made)
+        try:
+            yield claim
+        finally:
+            claim.release()
+    except BaseException:
+        remove(made)
+        raise
+
+
+def _wait_for_lock(point: Path, made: list[str]) -> int:
     deadline = time.monotonic() + _CLAIM_PATIENCE
-    claim = None
-    while claim is None:
-        claim = _claim(point)
-        if claim is None and time.monotonic() > deadline:
+    while (directory := _lock_above(point, made)) is None:
+        if time.monotonic() > deadline:
             msg = f"another jobfs is busy mounting or unmounting at {point}: try again"
             raise MountpointUnusable(msg)
-        if claim is None:
-            time.sleep(_LOOK_AGAIN)
-    try:
-        yield claim
-    except BaseException:
-        remove(claim.made)
-        raise
-    finally:
-        claim.release()
+        time.sleep(_LOOK_AGAIN)
+    return directory
 
 
-def _claim(point: Path) -> Claim | None:
-    made = _make(point.parent)
+def _lock_above(point: Path, made: list[str]) -> int | None:
+    """The directory above `point`, locked, or None where it cannot be yet; what had to be made goes into `made`."""
+    made[:0] = _make(point.parent)
     for parent in point.parents:
         with suppress(OSError):  # one that we may not read, or where there are no such locks: the next one above it
             directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(directory), os.stat(parent)):  # it may have been made anew meanwhile
-                    return Claim(directory, made)
+                    return directory
             except BlockingIOError:
                 os.close(directory)
                 return None
@@ -186,6 +191,8 @@ def remove(made: list[str]) -> None:
     """Removes the directories that `prepare` made, as far as there is nothing of others in them."""
     for directory in map(Path, made):
         try:
+            if mount_at(directory) is not None:  # somebody else's by now, and perhaps one that does not answer
+                return
             if os.listdir(directory) == [_GUARD]:
                 _remove_guarded(directory)
             else:

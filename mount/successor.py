@@ -23,7 +23,7 @@ from mount.state import Serving, StateUnusable
 
 _DEVICE = "/dev/fuse"
 # Seconds that a daemon has to end by itself. Its last answers take two at most; one that hangs never ends.
-_PATIENCE = 5.0
+_PATIENCE = 10.0
 _KILLED = 60.0  # seconds until a killed process has gone, which is soon, but for one that waits for a bad disk
 
 
