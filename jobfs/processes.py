@@ -7,7 +7,11 @@ for a job's. psutil would ask for the same fields file by file; a table of a tho
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import signal
+import struct
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING
 from jobfs import proc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,6 +33,13 @@ _EXEC_TIME = 0.001  # seconds
 # Looking at every process of the machine takes milliseconds; a table that is read again and again need not do it anew.
 _KEPT = 0.1  # seconds
 _PATIENCE = 0.25  # seconds that a look is waited for, which takes a tenth of that with a thousand processes
+# The kernel's include/uapi/linux/pidfd.h: a mask of what is asked and told, 52 bytes of what it is not asked for here,
+# and the wait status, in the first version of its structure, of 64 bytes.
+_PIDFD_INFO = struct.Struct("=Q52xi")
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
+_EXIT_CODE = 49  # the field's place in /proc/PID/stat, counted from the state
+_STATE = re.compile(rb"^State:\s+(\S)", re.MULTILINE)
 _ID_DIGITS = 18  # of an id; what has more is none
 
 
@@ -45,6 +56,20 @@ class Process:
     cpu_user_s: float
     cpu_system_s: float
     rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A job that an earlier supervisor started: the number of its process, and between which ticks that started."""
+
+    job: int
+    pid: int
+    first: int
+    last: int
+
+    def is_leader(self, process: Process) -> bool:
+        """Whether `process`, which has that number, is the job's, and no later one."""
+        return self.first <= process.start <= self.last
 
 
 def read_process(pid: int) -> Process | None:
@@ -82,9 +107,11 @@ class ProcessTable:
         self._listed: dict[int, Process] = {}
         self._listed_at = float("-inf")
 
-    def members(self, leaders: Mapping[int, int], supervisor: int) -> dict[int, list[Process]]:
+    def members(
+        self, leaders: Mapping[int, int], supervisor: int, strays: Iterable[Stray] = ()
+    ) -> dict[int, list[Process]]:
         """See `members`; where that takes too long, what was found the last time."""
-        look = proc.Look(partial(self._look, dict(leaders), supervisor))
+        look = proc.Look(partial(self._look, dict(leaders), supervisor, tuple(strays)))
         try:
             self._found = self._thread.submit(look.run).result(_PATIENCE)
         except TimeoutError:
@@ -97,10 +124,49 @@ class ProcessTable:
         """Something has ended: look anew."""
         self._listed_at = float("-inf")
 
-    def _look(self, leaders: dict[int, int], supervisor: int) -> dict[int, list[Process]]:
+    def _look(self, leaders: dict[int, int], supervisor: int, strays: tuple[Stray, ...]) -> dict[int, list[Process]]:
         if time.monotonic() - self._listed_at > _KEPT:
             self._listed, self._listed_at = all_processes(), time.monotonic()
-        return members(self._listed, leaders, supervisor)
+        return members(self._listed, leaders, supervisor, strays)
+
+
+def exit_status(pid: int, pidfd: int) -> int | None:
+    """The wait status (wait(2)) of a process that ended and that is not our child; None where nobody tells.
+
+    `pidfd` is its own. As long as its parent has not reaped it, /proc tells (proc(5), `exit_code`), and afterwards the
+    kernel does from Linux 6.15 on (PIDFD_GET_INFO).
+    """
+    try:
+        fields = proc.read(pid, "stat").rpartition(b")")[2].split()
+        signal.pidfd_send_signal(pidfd, 0)  # so it was not reaped when that was read, and the number was its own
+        return int(fields[_EXIT_CODE]) if fields[0] == b"Z" else None
+    except OSError:
+        pass
+    info = bytearray(_PIDFD_INFO.size)
+    _PIDFD_INFO.pack_into(info, 0, _PIDFD_INFO_EXIT, 0)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:  # an older kernel: ENOTTY, EINVAL; or it keeps nothing of a process that ended: ESRCH
+        return None
+    mask, status = _PIDFD_INFO.unpack(info)
+    return int(status) if mask & _PIDFD_INFO_EXIT else None
+
+
+def stop_state(pid: int) -> bool | None:
+    """Whether a signal has stopped a process; None where it has ended. It never waits: see `jobfs.proc`."""
+    try:
+        status = proc.read(pid, "status")
+    except OSError:
+        return None
+    match = _STATE.search(status)
+    if match is None or match[1] in b"ZX":
+        return None
+    return match[1] in b"Tt"
+
+
+def ticks() -> int:
+    """Now, as a process that is started now has it in `start`."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
 
 
 def boot_id() -> str:
@@ -108,7 +174,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def members(processes: Mapping[int, Process], leaders: Mapping[int, int], supervisor: int) -> dict[int, list[Process]]:
+def members(
+    processes: Mapping[int, Process],
+    leaders: Mapping[int, int],
+    supervisor: int,
+    strays: Iterable[Stray] = (),
+) -> dict[int, list[Process]]:
     """Which living processes belong to which job.
 
     `leaders` maps the number of each job's first process to the job's id, the newest job last where a number came
@@ -116,20 +187,40 @@ def members(processes: Mapping[int, Process], leaders: Mapping[int, int], superv
     whose session it is, unless its environment names another one, for a session's number may have come again too; a
     daemon, which left its session, belongs to the job that its JOBFS_ID names. Jobs that `leaders` does not have may be
     in the answer too.
+
+    `strays` are jobs that an earlier supervisor started, whose processes are nobody's whom we know: of those only the
+    first one is known for sure, and who is in its session and has its JOBFS_ID.
     """
     children: dict[int, list[Process]] = defaultdict(list)
     for process in processes.values():
         children[process.parent].append(process)
     found: dict[int, list[Process]] = defaultdict(list)
     todo: list[tuple[Process, int | None]] = [(child, None) for child in children[supervisor]]
+    todo += _astray(processes, strays)
+    seen: set[int] = set()
     while todo:
         process, owner = todo.pop()
+        if process.pid in seen:
+            continue
+        seen.add(process.pid)
         if owner is None:
             owner = _owner(process, leaders)
         if owner is not None and not process.zombie:
             found[owner].append(process)
         todo.extend((child, owner) for child in children[process.pid])
     return found
+
+
+def _astray(processes: Mapping[int, Process], strays: Iterable[Stray]) -> Iterator[tuple[Process, int]]:
+    """The processes that are known to be of jobs that an earlier supervisor started."""
+    by_session = {stray.pid: stray for stray in strays}
+    for process in processes.values() if by_session else ():
+        stray = by_session.get(process.session)
+        leader = processes.get(process.session)
+        if stray is None or (leader is not None and not stray.is_leader(leader)):  # its number has come again
+            continue
+        if process is leader or _named_in_environment(process.pid) == stray.job:
+            yield process, stray.job
 
 
 def _owner(process: Process, leaders: Mapping[int, int]) -> int | None:

@@ -48,7 +48,11 @@ _ENDS = {
 }
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.QUEUED: {Event.START: State.RUNNING, Event.CANCEL: State.CANCELLED},
+    State.QUEUED: {
+        Event.START: State.RUNNING,
+        Event.CANCEL: State.CANCELLED,
+        Event.LOSE: State.LOST,  # it may have been started, and over, while nobody watched
+    },
     State.RUNNING: {Event.STOP: State.STOPPED, Event.CONTINUE: State.RUNNING, **_ENDS},
     State.STOPPED: {Event.STOP: State.STOPPED, Event.CONTINUE: State.RUNNING, **_ENDS},
     **{state: {} for state in FINAL},
@@ -84,6 +88,7 @@ class Status:
 
 
 QUEUED = Status(State.QUEUED)
+RUNNING = Status(State.RUNNING)
 
 
 def after(status: Status, event: Event, code: int | None = None) -> Status:

@@ -187,6 +187,25 @@ class RingWriter(_RingFile):
         """
         return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd))
 
+    @classmethod
+    def resume(cls, fd: int) -> Self:
+        """Go on with `fd`, the open file of a writer that was killed, of which a duplicate was kept.
+
+        `drain` moves with the file's own offset, which the kernel raises by what it has moved also where the writer did
+        not live to publish that: such bytes are published here, and none is lost. Owns `fd`, also where this raises:
+        StreamDamaged, OSError.
+        """
+        at = os.lseek(fd, 0, os.SEEK_CUR) - HEADER_SIZE
+        writer = cls(fd)
+        moved = (at - writer.total) % writer._ring
+        if at >= 0 and writer._total + moved <= writer._header[_RESERVED]:
+            writer._publish(moved)
+        return writer
+
+    def fileno(self) -> int:
+        """Return the descriptor of the ring file."""
+        return self._fd
+
     @property
     def total(self) -> int:
         """Bytes ever written: the offset of the next one."""
@@ -274,14 +293,17 @@ class RingWriter(_RingFile):
         fd, ring, header, splice = self._fd, self._ring, self._header, os.splice
         total = self._total
         try:
+            self._seek()
             while total < end:
-                at = total % ring
-                count = splice(pipe_fd, fd, min(end - total, ring - at), None, HEADER_SIZE + at, os.SPLICE_F_NONBLOCK)
+                # Without an offset of ours, so that the file's own tells what was moved: see `resume`.
+                count = splice(pipe_fd, fd, min(end - total, ring - total % ring), flags=os.SPLICE_F_NONBLOCK)
                 if count == 0:
                     raise EndOfPipe
-                # Published each time: it costs little, and a writer that is killed loses one call's bytes at most.
+                # Published each time: it costs little, and where nobody kept the file no more than this is lost.
                 total += count
                 header[_TOTAL] = self._total = total
+                if total % ring == 0:
+                    self._seek()
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -289,13 +311,17 @@ class RingWriter(_RingFile):
 
     def _copy_until(self, pipe_fd: int, end: int) -> None:
         while self._total < end:
+            room = min(end - self._total, self._ring - self._total % self._ring)
             if not self._pending:
-                self._pending = memoryview(read_source(pipe_fd, min(end - self._total, _PENDING)))
-            at = self._total % self._ring
-            count = min(len(self._pending), end - self._total, self._ring - at)
-            count = os.pwrite(self._fd, self._pending[:count], HEADER_SIZE + at)
+                self._pending = memoryview(read_source(pipe_fd, min(room, _PENDING)))
+            self._seek()
+            count = min(len(self._pending), room)
+            count = os.write(self._fd, self._pending[:count])
             self._pending = self._pending[count:]
             self._publish(count)
+
+    def _seek(self) -> None:
+        os.lseek(self._fd, HEADER_SIZE + self._total % self._ring, os.SEEK_SET)
 
     def _write(self, data: memoryview) -> None:
         """Write at `total` and on, without publishing."""

@@ -17,7 +17,7 @@ from jobfs.bell import Bell
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
 from jobfs.job import Job
-from jobfs.states import Event, IllegalTransition
+from jobfs.states import RUNNING, Event, IllegalTransition, after
 from jobfs.stdin import Stdin
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # How long the table waits before it tries again to store what it could not, in seconds.
 _STORE_RETRY = 1.0
+# How long a spawn waits for another engine after its own has gone, in seconds, to learn whether it has happened.
+_TAKING_UP = 5.0
 # How long ends are gathered before they are stored together, in seconds; meanwhile the engine keeps them.
 _GATHER = 0.05
 _MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
@@ -86,6 +88,7 @@ class JobTable:
         self._stdins: dict[int, Stdin] = {}  # of the jobs that are alive and were asked for theirs
         self._unstored: dict[int, Job] = {}  # ended, and not stored yet
         self._wake = trio.Event()
+        self._taken_up = trio.Event()  # set, and another one made, whenever an engine's jobs were taken up
         self.face: Face = NoFace()
         self.mount = ""
         self.bell = Bell()  # rung when any job has changed, come or gone
@@ -172,6 +175,7 @@ class JobTable:
     async def attach_engine(self) -> None:
         """Learns from the engine what has become of the jobs, and from now on takes its news."""
         alive = {job.id: job.handle for job in self._jobs.values() if not job.ended}
+        alive |= dict.fromkeys(self._starting)
         early: list[News] = []
         answered = False
 
@@ -197,6 +201,8 @@ class JobTable:
             await self._engine.forget(strangers)
         for job in self._jobs.values():
             job.look_again()  # what was to be told of its streams the engine has forgotten
+        self._taken_up.set()
+        self._taken_up = trio.Event()
         self._wake.set()
 
     def _close_streams(self, but_of: set[int]) -> None:
@@ -215,13 +221,20 @@ class JobTable:
         self.face.expect(job.id)
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
-        except Exception:
-            del self._starting[job.id]
-            self.face.failed(job.id)
-            self._forget_row(job)
-            raise
+        except Exception as error:
+            if not (isinstance(error, EngineGone) and await self._was_started(job)):
+                self._starting.pop(job.id, None)
+                self.face.failed(job.id)
+                self._forget_row(job)
+                raise
         await self.face.appeared(job.id)
         return job
+
+    async def _was_started(self, job: Job) -> bool:
+        """Whether a job has begun whose engine went meanwhile: the next one finds out."""
+        with trio.move_on_after(_TAKING_UP):
+            await self._taken_up.wait()
+        return job.id in self._jobs
 
     def environment(self, job: int, base: str) -> str:
         """A job's environment: `base` with JOBFS_ID and JOBFS_MOUNT."""
@@ -340,12 +353,18 @@ class JobTable:
         if known is not None:  # it was started before this daemon
             known.start(news)
             self._changed()
-        elif (job := self._starting.pop(news.job, None)) is not None:
+        elif (job := self._starting.get(news.job)) is not None:
             job.start(news)
+            self._admit_started(job.id)
+            self._publish("started", {"id": job.id, "name": job.spec.name, "status": job.status.word})
+
+    def _admit_started(self, job_id: int) -> None:
+        """A job that was on its way to exec is there now."""
+        job = self._starting.pop(job_id, None)
+        if job is not None:
             self._admit(job)
             if job.spec.name is not None:
                 self._name(job.spec.name, job)
-            self._publish("started", {"id": job.id, "name": job.spec.name, "status": job.status.word})
 
     def _name(self, name: str, job: Job) -> None:
         self._names[name] = job
@@ -364,9 +383,13 @@ class JobTable:
             self._publish(job.status.word if isinstance(news, Stopped) else "continued", self._standing(job))
 
     def _ended(self, news: Ended) -> None:
+        if news.event is not Event.CANCEL:
+            self._admit_started(news.job)
         job = self._jobs.get(news.job)
         if job is None:
             return
+        if job.ended and (job.ended_at, job.status) == (news.ended_at, after(RUNNING, news.event, news.code)):
+            return  # told in the answer to an attach, and as news
         job.end(news)
         if (stdin := self._stdins.pop(job.id, None)) is not None:
             stdin.close()

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
 import os
-import stat
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Started, Stopped
+from jobfs.engines.base import Closed, Ended, News, Started
+from jobfs.engines.connecting import READ, connect
+from jobfs.engines.keeper import Keeper
+from jobfs.engines.orphans import Orphan, find, is_orphan
+from jobfs.engines.story import news_of, started, story, story_without_supervisor
 from jobfs.errors import (
     EngineGone,
     JobEnded,
@@ -30,27 +26,28 @@ from jobfs.errors import (
     StdinClosed,
 )
 from jobfs.model import STREAMS, Usage
-from jobfs.processes import Process, ProcessTable, boot_id
-from jobfs.states import Event, ending
+from jobfs.proc import Look
+from jobfs.processes import Process, ProcessTable, Stray, boot_id
 from jobfs.stream import RingReader
-from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, RECORDS, job_file
-from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all
+from jobfs.supervisor import JOBS, RECORDS, job_file
+from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
 from jobfs.supervisor.records import read_records
-from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
+from jobfs.supervisor.wire import OLDEST, PROTOCOL, ProtocolError, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from jobfs.model import JobSpec
     from jobfs.supervisor.wire import JobRecord, Message
 
 log = logging.getLogger(__name__)
 
-_READ = 64 * 1024  # bytes; more would be mapped and unmapped for every read
-_START_PATIENCE = 10.0  # seconds that a supervisor may take to listen
-_SOCKET_PATH_MAX = 107  # bytes, unix(7)
-# Those that this process started: they outlive it, but one that ends first must not stay a zombie.
-_supervisors: list[subprocess.Popen[bytes]] = []
+# What is asked while there is no supervisor waits this long for the next one, in seconds. One is there in 0.3.
+_WITHOUT_SUPERVISOR = 5.0
+# What is left of jobs is looked for in /proc for so many seconds, so many times: a process may hang there.
+_FIND_PATIENCE = 2.0
+_FIND_TRIES = 5
 
 
 class LocalEngine:
@@ -68,6 +65,11 @@ class LocalEngine:
         self._processes = ProcessTable()
         self._watches: list[tuple[int, str, int]] = []  # to be sent
         self._has_watches = trio.Event()
+        self._keeper = Keeper()
+        self._strays: list[Stray] = []
+        self._leave = False  # the supervisor is to be left, upon which it ends
+        self._busy: set[int] = set()  # jobs with a process, or with a stream that may grow
+        self._attached = trio.Event()  # the supervisor has every job that lives
         self.gone = trio.Event()  # the supervisor is: set once, when the connection breaks
 
     # Attaching
@@ -75,46 +77,83 @@ class LocalEngine:
     async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
         """See `Engine`. Needs `run` to be running already."""
         self._tell = tell
-        if self._hello["protocol"] != PROTOCOL:
-            msg = f"the supervisor speaks protocol {self._hello['protocol']}, this jobfs speaks {PROTOCOL}"
-            raise EngineGone(msg)
-        records = {record["id"]: record for record in (await self._ask({"op": "list"}))["records"]}
-        # Most often there is no such job: then the file, of a block for each job, need not be read.
-        missing = alive.keys() - records.keys()
-        written = read_records(f"{self._jobs}/{RECORDS}") if missing else {}
+        self._check_protocol()
+        written = await trio.to_thread.run_sync(read_records, f"{self._jobs}/{RECORDS}")
+        listed = await self._list()
+        orphans = [record for job, record in written.items() if job not in listed and is_orphan(record, boot_id())]
+        if orphans:
+            await self._adopt(orphans)
+            listed = await self._list()
+        self._attached.set()
         news: list[News] = []
         for job in alive:
-            if job in records:
-                news += _story(records.pop(job))
-            else:
-                news += self._story_without_supervisor(job, written.get(job))
-        news += [Closed(job, frozenset(record.get("open_streams", ()))) for job, record in records.items()]
+            news += story(listed[job]) if job in listed else story_without_supervisor(job, written.get(job))
+        news += [
+            Closed(job, frozenset(record.get("open_streams", ()))) for job, record in listed.items() if job not in alive
+        ]
+        for each in news:
+            self._note(each)
         return news
 
-    def _story_without_supervisor(self, job: int, record: JobRecord | None) -> list[News]:
-        """What became of a job that the supervisor does not know: what its record says, else nobody knows."""
-        if record is None or "pid" not in record:
-            return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
-        if "wait_status" in record:
-            return _story(record)
-        gone = "the machine was restarted" if record["boot_id"] != boot_id() else "its supervisor ended before it"
-        return [_started(record), Ended(job, Event.LOSE, None, time.time(), None, gone)]
+    def _check_protocol(self) -> None:
+        """EngineGone where the supervisor is not one that can be worked with; says so where it is an old one."""
+        protocol = self._hello["protocol"]
+        if protocol > PROTOCOL:
+            msg = f"the jobs are a newer jobfs's (protocol {protocol}, this one knows {PROTOCOL}): use that one"
+            raise EngineGone(msg)
+        if protocol < OLDEST:
+            msg = f"the jobs are a much older jobfs's (protocol {protocol}, this one knows {OLDEST} on): use that one"
+            raise EngineGone(msg)
+        if self._outdated:
+            log.warning(
+                "supervisor %d is an older jobfs's; it is replaced when its jobs have ended", self._hello["pid"]
+            )
+
+    @property
+    def _outdated(self) -> bool:
+        return self._hello["protocol"] < PROTOCOL
+
+    async def _list(self) -> dict[int, JobRecord]:
+        """What the supervisor knows of each job that it has or whose end nobody has acknowledged."""
+        answer = (await self._exchange({"op": "list"}, taking_up=True)).message
+        assert answer is not None
+        self._strays = [Stray(*values) for values in answer.get("strays", [])]
+        return {record["id"]: record for record in answer["records"]}
+
+    async def _adopt(self, records: list[JobRecord]) -> None:
+        """Gives jobs whose supervisor was killed to the one that is there now, with all that is left of them."""
+        kept = {job: frozenset(self._keeper.of(job)) for job in self._keeper.jobs()}
+        orphans = await _found(records, kept)
+        for orphan in orphans:
+            try:
+                along = {**self._keeper.of(orphan.record["id"]), **orphan.descriptors}
+                await self._exchange({"op": "adopt", "record": orphan.record}, along, taking_up=True)
+            finally:
+                close_all(orphan.descriptors.values())
+        log.warning("%d jobs whose supervisor had gone have another one", len(orphans))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connects to the supervisor and takes what it says, until the connection breaks (`gone`)."""
-        self._socket, self._hello, inbox = await _connect(self._state)
+        self._socket, self._hello, inbox = await connect(self._state)
         gone = self.gone
+        self._leave = False
         self._watches.clear()  # a new supervisor's table asks for them again
         task_status.started()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_watches)
-            await self._receive(inbox, gone)
-            nursery.cancel_scope.cancel()
+        over = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_watches)
+                await self._receive(inbox, gone)
+                nursery.cancel_scope.cancel()
+            over = True
+        finally:
+            if not over:  # it is this daemon that ends
+                self._keeper.close()
 
     async def _receive(self, inbox: Inbox, gone: trio.Event) -> None:
         assert self._socket is not None
         try:
-            while (said := await self._socket.recvmsg(_READ, ROOM, RECEIVE_FLAGS))[0]:
+            while not self._leave and (said := await self._socket.recvmsg(READ, ROOM, RECEIVE_FLAGS))[0]:
                 for message in inbox.feed(*said[:3]):
                     self._take(message, inbox.claim(message))
         except (OSError, ProtocolError, trio.ClosedResourceError) as error:
@@ -125,12 +164,20 @@ class LocalEngine:
             self._socket.close()
             self._socket = None
             inbox.close()
+            if self._attached.is_set():
+                self._attached = trio.Event()
             gone.set()
             for answer in self._waiting.values():
                 answer.arrived.set()
 
     def _take(self, message: Message, descriptors: dict[str, int]) -> None:
-        if "seq" in message:
+        if message.get("news") == "held":
+            self._keeper.keep(message["id"], descriptors)
+        elif "seq" in message:
+            if "record" in message:
+                self._keeper.keep(message["record"]["id"], descriptors)
+                descriptors = {}
+                self._note(started(message["record"]))
             answer = self._waiting.pop(message["seq"], None)
             if answer is None:  # who asked was cancelled
                 close_all(descriptors.values())
@@ -138,13 +185,26 @@ class LocalEngine:
                 answer.message = message
                 answer.descriptors = descriptors
                 if "record" in message:
-                    self._tell(_started(message["record"]))
+                    self._tell(started(message["record"]))
                 answer.arrived.set()
         else:
-            news = _news(message)
+            news = news_of(message)
             if isinstance(news, Ended):  # what it left behind is lingering from now on: look anew
                 self._processes.forget()
             self._tell(news)
+            self._note(news)
+
+    def _note(self, news: News) -> None:
+        """Keeps count of what the supervisor has to do, and lets go of what is kept of a job that needs it no more."""
+        if isinstance(news, Started):
+            self._busy.add(news.job)
+        elif isinstance(news, Ended | Closed):
+            self._keeper.drop_all(news.job, but_streams=news.open_streams)
+            if not news.open_streams and news.job in self._busy:
+                self._busy.discard(news.job)
+                if self._outdated and not self._busy:
+                    log.info("the older jobfs's supervisor has nothing left to do: another one takes over")
+                    self._leave = True
 
     # Doing
 
@@ -152,27 +212,33 @@ class LocalEngine:
         self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
     ) -> None:
         """See `Engine`."""
-        await self._ask(
-            {
-                "op": "spawn",
-                "id": job,
-                "order": {
-                    "argv": spec.words,
-                    "environment": environment,
-                    "directory": spec.directory,
-                    "cwd": spec.cwd,
-                    "umask": spec.umask,
-                    "stdin": spec.stdin,
-                    "limit": spec.limit,
-                    "timeout": spec.timeout,
-                    "grace": spec.grace,
-                    "nice": spec.nice,
-                    "pty": spec.pty,
-                    "lease": spec.lease,
-                },
+        request: Message = {
+            "op": "spawn",
+            "id": job,
+            "order": {
+                "argv": spec.words,
+                "environment": environment,
+                "directory": spec.directory,
+                "cwd": spec.cwd,
+                "umask": spec.umask,
+                "stdin": spec.stdin,
+                "limit": spec.limit,
+                "timeout": spec.timeout,
+                "grace": spec.grace,
+                "nice": spec.nice,
+                "pty": spec.pty,
+                "lease": spec.lease,
             },
-            {"directory": directory, "holder": holder},
-        )
+        }
+        if holder is not None:
+            self._keeper.keep(job, duplicates({"holder": holder}))
+        try:
+            await self._ask(request, {"directory": directory, "holder": holder})
+        except EngineGone:
+            raise  # it may have been started: what is kept of it is for the next supervisor
+        except JobfsError:
+            self._keeper.drop_all(job)
+            raise
 
     async def signal(self, job: int, handle: str, number: int) -> None:
         """See `Engine`."""
@@ -192,6 +258,7 @@ class LocalEngine:
 
     async def close_stdin(self, job: int) -> None:
         """See `Engine`."""
+        self._keeper.drop(job, ["stdin"])  # first: as long as one duplicate is open, so is the pipe
         try:
             await self._ask({"op": "eof", "id": job})
         except LimitReached as error:
@@ -214,6 +281,8 @@ class LocalEngine:
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
         gone = list(jobs)
+        for job in gone:
+            self._keeper.drop_all(job)
         await self._ask({"op": "forget", "ids": gone})
         await trio.to_thread.run_sync(_remove_files, self._jobs, gone)
 
@@ -243,7 +312,7 @@ class LocalEngine:
     def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
         """See `Engine`."""
         leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
-        found = self._processes.members(leaders, self._hello["pid"])
+        found = self._processes.members(leaders, self._hello["pid"], self._strays)
         return {job: _used(found.get(job, [])) for job in handles}
 
     async def _ask(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> Message:
@@ -252,7 +321,16 @@ class LocalEngine:
         assert answer.message is not None
         return answer.message
 
-    async def _exchange(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> _Answer:
+    async def _exchange(
+        self, request: Message, descriptors: Mapping[str, int | None] | None = None, *, taking_up: bool = False
+    ) -> _Answer:
+        """The answer to `request`; `taking_up`: it needs no supervisor that has taken up the jobs of the last one."""
+        if not (taking_up or self._attached.is_set()):
+            with trio.move_on_after(_WITHOUT_SUPERVISOR):
+                await self._attached.wait()
+            if not self._attached.is_set():
+                msg = "the supervisor has gone, and no other one can be had"
+                raise EngineGone(msg)
         along = {name: fd for name, fd in (descriptors or {}).items() if fd is not None}
         self._serial += 1
         seq = self._serial
@@ -289,6 +367,17 @@ class LocalEngine:
             raise EngineGone(msg) from error
 
 
+async def _found(records: list[JobRecord], kept: Mapping[int, frozenset[str]]) -> list[Orphan]:
+    """What `find` finds, in a thread; EngineGone where that hangs again and again."""
+    for _ in range(_FIND_TRIES):
+        look = Look(lambda: find(records, kept))
+        with trio.move_on_after(_FIND_PATIENCE):
+            return await trio.to_thread.run_sync(look.run, abandon_on_cancel=True)
+        look.abandon()  # the process in which it hangs is passed over the next time
+    msg = "what is left of the jobs of the last supervisor cannot be found: /proc hangs"
+    raise EngineGone(msg)
+
+
 class _Answer:
     """A request that waits for its answer; whoever gets that closes the `descriptors` that came along."""
 
@@ -298,60 +387,6 @@ class _Answer:
         self.arrived = trio.Event()
         self.message: Message | None = None
         self.descriptors: dict[str, int] = {}
-
-
-# What the supervisor says, in the engine's words
-
-
-def _started(record: JobRecord) -> Started:
-    handle = f"{record['pid']} {record['boot_id']}"
-    return Started(record["id"], record["started_at"], record["started_clock"], record["pid"], handle)
-
-
-def _story(record: JobRecord) -> list[News]:
-    """All that happened to a job until now."""
-    story: list[News] = [_started(record)]
-    if "wait_status" in record:
-        story.append(_ended(record))
-    else:
-        story.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
-    return story
-
-
-def _ended(record: JobRecord) -> Ended:
-    event: Event
-    code: int | None
-    if record.get("never_ran"):
-        event, code = Event.CANCEL, None
-    else:
-        event, code = ending(record["wait_status"])
-    return Ended(
-        job=record["id"],
-        event=event,
-        code=code,
-        ended_at=record["ended_at"],
-        elapsed=record["elapsed"],
-        reason=record["reason"],
-        open_streams=frozenset(record.get("open_streams", ())),
-        cpu_user_s=record.get("cpu_user_s"),
-        cpu_system_s=record.get("cpu_system_s"),
-        max_rss_bytes=record.get("max_rss_bytes"),
-    )
-
-
-def _news(message: Message) -> News:
-    if message["news"] == "grown":
-        return Grown(message["id"], message["stream"])
-    record = message["record"]
-    match message["news"]:
-        case "stopped":
-            return Stopped(record["id"])
-        case "continued":
-            return Continued(record["id"])
-        case "closed":
-            return Closed(record["id"], frozenset(record.get("open_streams", ())))
-        case _:
-            return _ended(record)
 
 
 def _leader(handle: str) -> int:
@@ -392,94 +427,3 @@ def _remove_files(jobs: str, gone: list[int]) -> None:
         for name in STREAMS:
             with contextlib.suppress(OSError):  # most have not written to both streams
                 os.unlink(job_file(jobs, job, name))
-
-
-# Finding or starting the supervisor
-
-
-async def _connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
-    """A connection, what the supervisor said of itself, and the inbox of what follows."""
-    with trio.move_on_after(_START_PATIENCE):
-        while True:
-            for address in _known_addresses(state):
-                sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-                try:
-                    await sock.connect(address)
-                    inbox = Inbox()
-                    return sock, await _greet(sock, inbox), inbox
-                except (OSError, ProtocolError):
-                    sock.close()
-            if not await trio.to_thread.run_sync(_start, state):
-                await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end
-    msg = f"no supervisor can be started for {state}; see {state}/log"
-    raise EngineGone(msg)
-
-
-async def _greet(sock: trio.socket.SocketType, inbox: Inbox) -> Message:
-    """What a supervisor answers to a greeting; OSError where it was just about to end and never will."""
-    await sock.send(encode_frame({"op": "hello", "seq": 0}))
-    while data := await sock.recv(_READ):
-        for message in inbox.feed(data, [], 0):
-            if "seq" in message:
-                return message
-    raise ConnectionResetError
-
-
-def _known_addresses(state: Path) -> list[str]:
-    try:
-        return [json.loads((state / ADDRESS).read_text(encoding="utf-8"))["socket"]]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
-def _start(state: Path) -> bool:
-    """Starts a supervisor as a daemon of its own; False where another one has the state."""
-    _supervisors[:] = [earlier for earlier in _supervisors if earlier.poll() is None]
-    with (state / "log").open("ab") as said:
-        command = [sys.executable, "-m", "jobfs.supervisor", str(state), str(_socket_path(state))]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    process.stdout.close()
-    if ready:
-        _supervisors.append(process)
-        return True
-    if process.wait() != EXIT_LOCKED:
-        msg = f"the supervisor does not start: see {state}/log"
-        raise EngineGone(msg)
-    return False
-
-
-def _socket_path(state: Path) -> Path:
-    """A path short enough for a socket, in a directory that only this user can enter."""
-    name = hashlib.sha256(os.fsencode(state)).hexdigest()[:16] + ".sock"
-    uid = os.geteuid()
-    for directory in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}", f"{tempfile.gettempdir()}/jobfs-{uid}"):
-        if (
-            directory
-            and len(os.fsencode(f"{directory}/jobfs/{name}")) <= _SOCKET_PATH_MAX
-            and _private(Path(directory))
-        ):
-            place = Path(directory) / "jobfs"
-            place.mkdir(mode=0o700, exist_ok=True)
-            return place / name
-    msg = "no private directory for the supervisor's socket: set XDG_RUNTIME_DIR to one"
-    raise EngineGone(msg)
-
-
-def _private(directory: Path) -> bool:
-    try:
-        if directory.parent == Path(tempfile.gettempdir()):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

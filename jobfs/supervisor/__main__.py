@@ -18,12 +18,17 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, JOBS, LOCK
 from jobfs.supervisor.connection import Connection, Request, peer_uid
 from jobfs.supervisor.loop import Loop
+from jobfs.supervisor.passing import duplicates
 from jobfs.supervisor.service import Supervisor
 from jobfs.supervisor.wire import PROTOCOL, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 log = logging.getLogger("jobfs.supervisor")
 
@@ -87,9 +92,9 @@ class Server:
         self.supervisor.disconnected(connection)
         self._may_end = True
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: Message, descriptors: Mapping[str, int] | None = None) -> None:
         for connection in tuple(self._connections):
-            connection.send(message)
+            connection.send(message, duplicates(descriptors or {}))
 
 
 def main(state: Path, address: str) -> int:

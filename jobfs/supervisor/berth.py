@@ -1,13 +1,15 @@
 """A place for a job, made before the job comes: the slot of its record and its pipes, or its terminal.
 
 Making these takes a good part of what starting a process does. So the next one is made while nobody waits, and a spawn
-only gives it the job's name.
+only gives it the job's name. A job of an earlier supervisor has all that already, and somebody brings it.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, Self
 
 from jobfs.supervisor import job_file
 from jobfs.supervisor.inlet import Inlet
@@ -19,45 +21,101 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jobfs.supervisor.records import Records
-    from jobfs.supervisor.wire import SpawnOrder
+    from jobfs.supervisor.wire import JobRecord, SpawnOrder
 
+log = logging.getLogger(__name__)
 
 PIPES: Mapping[str, type[Outlet]] = {"stdout": Outlet, "stderr": Outlet}
 TERMINAL: Mapping[str, type[Outlet]] = {"stdout": Terminal}  # what is written to stderr comes out there too
 
 
+class Hold(Protocol):
+    """Who keeps duplicates of what a job depends on, for the day when the supervisor is killed."""
+
+    def __call__(self, job: int, **descriptors: int) -> None:
+        """Keeps duplicates of `descriptors`, under these names."""
+
+
 class Berth:
     """A slot and, still without a file, an outlet for each output stream."""
 
-    def __init__(self, jobs: str, records: Records, outlets: Mapping[str, type[Outlet]] = PIPES) -> None:
-        """Makes it, for a job whose files will be in the directory `jobs`; OSError where that fails."""
+    def __init__(self, jobs: str, records: Records, slot: int) -> None:
+        """For a job whose files will be in the directory `jobs`."""
         self._jobs = jobs
         self._records = records
-        self._slot = records.allocate()
+        self._slot = slot
         self._job: int | None = None
         self.inlet: Inlet | None = None
         self.outlets: dict[str, Outlet] = {}
+
+    @classmethod
+    def make(cls, jobs: str, records: Records, outlets: Mapping[str, type[Outlet]] = PIPES) -> Self:
+        """A new one; OSError where that fails."""
+        berth = cls(jobs, records, records.allocate())
         try:
             for name, kind in outlets.items():
-                self.outlets[name] = kind()
+                berth.outlets[name] = kind()
         except OSError:
-            self.discard()
+            berth.discard()
             raise
+        return berth
 
-    def take(self, job: int, order: SpawnOrder) -> None:
+    @classmethod
+    def adopt(cls, jobs: str, records: Records, record: JobRecord, brought: dict[str, int], hold: Hold) -> Self:
+        """That of a job whose supervisor was killed, of what was `brought` of it, which is taken over from there.
+
+        A stream whose pipe nobody brought has none: nobody holds it any more.
+        """
+        job = record["id"]
+        berth = cls(jobs, records, records.slot_of(job))
+        berth._job = job
+        kinds = TERMINAL if record.get("pty") else PIPES
+        for name, kind in kinds.items():
+            ring = brought.pop(f"{name}.ring", None)
+            if name in brought:
+                berth.outlets[name] = outlet = kind(brought.pop(name))
+                outlet.assign(job_file(jobs, job, name), record["limit"], partial(_hold_ring, hold, job, name))
+                try:
+                    outlet.resume(ring)
+                except OSError as error:
+                    log.error("what job %d writes to its %s goes nowhere: %s", job, name, error)  # noqa: TRY400
+                    outlet.forget()
+        if "stdin" in brought:
+            berth.inlet = Inlet(brought.pop("stdin"))
+        return berth
+
+    def take(self, job: int, order: SpawnOrder, hold: Hold) -> None:
         """It is the job's from now on, with what `order` asks for; OSError where that cannot be had."""
         self._job = job
         self._records.assign(self._slot, job)
         for name, outlet in self.outlets.items():
-            outlet.assign(job_file(self._jobs, job, name), order["limit"])
+            outlet.assign(job_file(self._jobs, job, name), order["limit"], partial(_hold_ring, hold, job, name))
         if order["stdin"] == "pipe" and self.terminal is None:
             self.inlet = Inlet()
 
     @property
     def terminal(self) -> Terminal | None:
         """The job's terminal, where it is to have one."""
-        outlet = self.outlets["stdout"]
+        outlet = self.outlets.get("stdout")
         return outlet if isinstance(outlet, Terminal) else None
+
+    @property
+    def pipes(self) -> dict[str, int]:
+        """The inode number of each output pipe."""
+        return {name: outlet.inode for name, outlet in self.outlets.items()}
+
+    @property
+    def own_ends(self) -> dict[str, int]:
+        """The descriptors that would be gone with the supervisor, by name."""
+        ends = {name: outlet.reader for name, outlet in self.outlets.items() if not outlet.closed}
+        if self.inlet is not None and self.inlet.writer >= 0:
+            ends["stdin"] = self.inlet.writer
+        return ends
+
+    @property
+    def rings(self) -> dict[str, int]:
+        """The descriptors of the ring files, by the names that they are held under."""
+        return {f"{name}.ring": outlet.ring for name, outlet in self.outlets.items() if outlet.ring is not None}
 
     def descriptors(self, order: SpawnOrder, directory: int | None) -> Descriptors:
         """What the job's process gets; `directory` is that of its working directory."""
@@ -100,3 +158,7 @@ class Berth:
                 self._records.give_back(self._slot)
             else:
                 self._records.release(self._job)
+
+
+def _hold_ring(hold: Hold, job: int, name: str, ring: int) -> None:
+    hold(job, **{f"{name}.ring": ring})

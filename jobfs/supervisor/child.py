@@ -5,34 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jobfs.supervisor.adoption import Adoption
     from jobfs.supervisor.berth import Berth
     from jobfs.supervisor.birth import Birth
     from jobfs.supervisor.lease import Lease
     from jobfs.supervisor.loop import Timer
     from jobfs.supervisor.outlet import Outlet
-    from jobfs.supervisor.wire import JobRecord, SpawnOrder
+    from jobfs.supervisor.wire import JobRecord
 
 
 class Child:
     """A job as long as its process lives, its grace runs, or somebody holds its pipes."""
 
-    def __init__(self, job: int, berth: Berth, order: SpawnOrder) -> None:
-        """Takes `berth`, which is the job's from now on; OSError where that cannot be all that it needs."""
-        berth.take(job, order)
-        self.job = job
+    def __init__(self, berth: Berth, record: JobRecord) -> None:
+        self.job = record["id"]
         self.berth = berth
-        self.grace = order["grace"]
-        self.record: JobRecord = {"id": job, "reason": None, "stopped": False}
+        self.record = record
         self.pidfd = -1
         self.executed = False
         self.ending = False
-        self.wait_status: int | None = None  # of a process that was reaped, but whose output is not all drained yet
-        self.ended = False
+        self.gone = False  # its process has ended; its output may not be all drained yet
+        self.wait_status: int | None = None  # how it ended; None also where nobody knows
+        self.ended = False  # that is over, too
         self.queued_signals: list[int] = []
         self.birth: Birth | None = None
+        self.adoption: Adoption | None = None
         self.lease: Lease | None = None
         self.timeout: Timer | None = None
-        self.identify: Timer | None = None
         self.kill: Timer | None = None  # the end of the grace period
         self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
 
@@ -44,7 +43,7 @@ class Child:
 
     def cancel_timers(self) -> None:
         """Nothing more is to happen by itself."""
-        for timer in (self.timeout, self.kill, self.identify, *self.retries.values()):
+        for timer in (self.timeout, self.kill, *self.retries.values()):
             if timer is not None:
                 timer.cancel()
 
@@ -56,11 +55,17 @@ class Child:
     @property
     def stdin(self) -> int:
         """Where to write for the job to read it; -1 where nothing is to be written, now or at all."""
-        if self.wait_status is not None:
+        if self.gone:
             return -1
         if self.berth.terminal is not None:
             return self.berth.terminal.reader
         return -1 if self.berth.inlet is None else self.berth.inlet.writer
+
+    @property
+    def own_ends(self) -> dict[str, int]:
+        """The descriptors that would be gone with the supervisor, by name."""
+        process = {"process": self.pidfd} if self.pidfd >= 0 else {}
+        return process | self.berth.own_ends | self.berth.rings
 
     @property
     def pid(self) -> int:

@@ -11,8 +11,11 @@ import os
 class Inlet:
     """A pipe: `job_end` is what the job reads, `writer` what is written to. Both are -1 once they are closed."""
 
-    def __init__(self) -> None:
-        """Makes the pipe; OSError where that fails."""
+    def __init__(self, writer: int | None = None) -> None:
+        """Makes the pipe, OSError where that fails, or takes over the `writer` of an earlier supervisor."""
+        if writer is not None:
+            self.job_end, self.writer = -1, writer
+            return
         self.job_end, self.writer = os.pipe2(os.O_CLOEXEC)
         # Whoever is given a duplicate of it shares this flag. The job's end is its own, and blocks.
         os.set_blocking(self.writer, False)

@@ -8,8 +8,12 @@ import os
 import select
 import struct
 import termios
+from typing import TYPE_CHECKING
 
 from jobfs.stream import EndOfPipe, RingWriter, grow_pipe, read_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +26,21 @@ _FULL_TURNS = 4
 class Outlet:
     """The reading end of a pipe and the stream that it is drained into."""
 
-    def __init__(self) -> None:
-        """Makes the pipe; OSError where that fails."""
+    def __init__(self, reader: int | None = None) -> None:
+        """Makes the pipe, or takes over `reader`, which an earlier supervisor drained; OSError where that fails."""
         self._path = ""
         self._capacity = 0
+        self._announce: Callable[[int], None] = lambda _: None
         self._writer: RingWriter | None = None
         self._discard = False
         self._full_turns = 0
         self._watched_past: int | None = None
         self.at_end = False
         self.stalled = False
-        self.reader, self.job_end = self._open()
+        self.reader, self.job_end = self._make() if reader is None else self._take_over(reader)
 
     @staticmethod
-    def _open() -> tuple[int, int]:
+    def _make() -> tuple[int, int]:
         reader, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             # Opened for both, so that the job is a reader of its own pipe: should the supervisor be killed, the job
@@ -47,10 +52,39 @@ class Outlet:
         finally:
             os.close(write_end)
 
-    def assign(self, path: str, capacity: int) -> None:
-        """Says where the ring file will be, and how many bytes it keeps."""
+    @staticmethod
+    def _take_over(reader: int) -> tuple[int, int]:
+        return reader, -1  # the job has its end
+
+    @property
+    def inode(self) -> int:
+        """The number of the pipe, the same for all who hold an end of it; not to be had of one that is closed."""
+        return os.fstat(self.reader).st_ino
+
+    @property
+    def ring(self) -> int | None:
+        """The descriptor of the ring file; None as long as there is none, or where there is none any more."""
+        return None if self._writer is None else self._writer.fileno()
+
+    def assign(self, path: str, capacity: int, announce: Callable[[int], None]) -> None:
+        """Says where the ring file will be, and how many bytes it keeps.
+
+        `announce` is told its descriptor before anything is written to it.
+        """
         self._path = path
         self._capacity = capacity
+        self._announce = announce
+
+    def resume(self, ring: int | None) -> None:
+        """Goes on with the stream of an earlier supervisor; `ring` is its open file, where somebody kept that.
+
+        OSError where that cannot be used. Takes over `ring`.
+        """
+        try:
+            writer = RingWriter.open(self._path) if ring is None else RingWriter.resume(ring)
+        except FileNotFoundError:
+            return
+        self._write_to(writer)
 
     def started(self) -> None:
         """The job has its end now; ours goes."""
@@ -142,8 +176,13 @@ class Outlet:
                 if self._hung_up():
                     raise EndOfPipe
                 return 0
-            self._writer = RingWriter.create(self._path, self._capacity)
+            self._write_to(RingWriter.create(self._path, self._capacity))
+        assert self._writer is not None
         return self._writer.drain(self.reader, limit)
+
+    def _write_to(self, writer: RingWriter) -> None:
+        self._writer = writer
+        self._announce(writer.fileno())
 
     def _close_job_end(self) -> None:
         if self.job_end >= 0:

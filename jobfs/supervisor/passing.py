@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jobfs.supervisor.wire import FrameDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from jobfs.supervisor.wire import Message
 
@@ -31,6 +31,18 @@ def ancillary(descriptors: Iterable[int]) -> list[tuple[int, int, array.array[in
     """What to give to sendmsg(2) so that `descriptors` go along."""
     numbers = array.array("i", descriptors)
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+
+
+def duplicates(descriptors: Mapping[str, int]) -> dict[str, int]:
+    """One more of each; none where this process has no number left for them all."""
+    made: dict[str, int] = {}
+    try:
+        for name, fd in descriptors.items():
+            made[name] = os.dup(fd)
+    except OSError:
+        close_all(made.values())
+        return {}
+    return made
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -25,6 +25,8 @@ class Records:
         """Takes up the file at `path`, or makes it; OSError where that fails."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         found = _read(self._fd)
+        self.found = [record for record in found if record is not None]
+        """What an earlier supervisor left."""
         self._slots = {record["id"]: slot for slot, record in enumerate(found) if record is not None}
         self._free = [slot for slot, record in enumerate(found) if record is None]
         self._count = len(found)
@@ -44,6 +46,12 @@ class Records:
     def assign(self, slot: int, job: int) -> None:
         """The slot is the job's from now on."""
         self._slots[job] = slot
+
+    def slot_of(self, job: int) -> int:
+        """The slot of a job, a new one where it has none; OSError where the disk has no room for that."""
+        if job not in self._slots:
+            self.assign(self.allocate(), job)
+        return self._slots[job]
 
     def write(self, record: JobRecord) -> None:
         """Replaces what is said of a job; nothing for one that was removed."""

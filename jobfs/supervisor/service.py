@@ -10,21 +10,23 @@ import resource
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from jobfs.processes import all_processes, boot_id, members, read_process
+from jobfs.processes import Stray, all_processes, boot_id, members, ticks
 from jobfs.supervisor import RECORDS
+from jobfs.supervisor.adoption import Adoption
 from jobfs.supervisor.berth import TERMINAL, Berth
 from jobfs.supervisor.birth import Birth
 from jobfs.supervisor.child import Child
 from jobfs.supervisor.launch import Launched, Launcher
 from jobfs.supervisor.lease import Lease
 from jobfs.supervisor.outlet import Outlet
+from jobfs.supervisor.passing import duplicates
 from jobfs.supervisor.records import Records
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jobfs.processes import Process
     from jobfs.supervisor.connection import Request, Sender
@@ -35,21 +37,28 @@ log = logging.getLogger(__name__)
 
 # How often a full disk is asked whether there is room again, in seconds.
 STALL_RETRY = 0.25
-# Seconds after which a process is looked at for the first time.
-_SETTLING = 0.05
 # The number of no process that a session is led by.
 _NOBODY = -1
 # Characters that a reason may take of the record's one block.
 _REASON = 200
+_UNKNOWN_END = "its supervisor was killed, and how it ended is not known"
+_UNREAD = "its supervisor was killed, and what it wrote last may be lost"
+
+
+class Tell(Protocol):
+    """Who is told what happens to jobs; it never blocks."""
+
+    def __call__(self, message: Message, descriptors: Mapping[str, int] | None = None) -> None:
+        """Tells `message`, and duplicates of `descriptors` along with it."""
 
 
 class Supervisor:
     """Spawns, drains, signals and reaps the jobs of one state directory.
 
-    Requests come through `handle`; what happens to jobs is told to `tell`, which never blocks.
+    Requests come through `handle`; what happens to jobs is told to `tell`.
     """
 
-    def __init__(self, loop: Loop, jobs: str, open_files: tuple[int, int], tell: Callable[[Message], None]) -> None:
+    def __init__(self, loop: Loop, jobs: str, open_files: tuple[int, int], tell: Tell) -> None:
         self._loop = loop
         self._jobs = jobs
         self._records = Records(f"{jobs}/{RECORDS}")
@@ -57,6 +66,7 @@ class Supervisor:
         self._spare: Berth | None = None
         self._tell = tell
         self._boot_id = boot_id()
+        self._strays = {job.job: job for job in map(self._stray, self._records.found) if job is not None}
         self._children: dict[int, Child] = {}  # by job
         self._by_pid: dict[int, Child] = {}  # those that are not reaped yet
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
@@ -71,6 +81,7 @@ class Supervisor:
             "forget": self._forget,
             "acknowledge": self._acknowledge,
             "list": self._list,
+            "adopt": self._adopt,
             "watch": self._watch,
         }
 
@@ -110,9 +121,14 @@ class Supervisor:
 
     def _spawn(self, request: Request) -> None:
         job, order = request.message["id"], request.message["order"]
-        berth = Berth(self._jobs, self._records, TERMINAL) if order["pty"] else self._take_spare()
+        berth = Berth.make(self._jobs, self._records, TERMINAL) if order["pty"] else self._take_spare()
         try:
-            child = Child(job, berth, order)
+            berth.take(job, order, self._hold)
+            child = Child(berth, self._first_record(job, order, berth))
+            # Before the process is there: should this one be killed now, it can be found that the job may have begun,
+            # and nothing of what it writes is lost.
+            self._records.write(child.record)
+            self._hold(job, **berth.own_ends)
             launched = self._launcher.launch(order, berth.descriptors(order, request.descriptors.get("directory")))
         except OSError:
             berth.discard()
@@ -120,43 +136,66 @@ class Supervisor:
         if order["lease"]:
             child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
         try:
-            self._born(child, launched.pid, order)
+            self._born(child, launched.pid)
         except OSError:
             self._abandon(child, launched)
             raise
         if launched.report is None:
             self._executed(child)
-            request.answer({"ok": True, "record": child.record})
+            request.answer({"ok": True, "record": child.record}, **duplicates({"process": child.pidfd}))
         else:
             child.birth = Birth(self._loop, child, launched.report, self._executed, self._never_ran, request.answer)
 
+    def _first_record(self, job: int, order: SpawnOrder, berth: Berth) -> JobRecord:
+        now = time.monotonic()
+        return {
+            "id": job,
+            "reason": None,
+            "stopped": False,
+            "boot_id": self._boot_id,
+            "started_at": time.time(),
+            "started_clock": now,
+            "start_window": (ticks(), 0),
+            "pipes": berth.pipes,
+            "limit": order["limit"],
+            "grace": order["grace"],
+            "deadline": None if order["timeout"] is None else now + order["timeout"],
+            "lease": order["lease"],
+            "pty": order["pty"],
+        }
+
+    def _hold(self, job: int, **descriptors: int) -> None:
+        """Has the daemon keep what would be gone with this process: see `Berth`."""
+        self._tell({"news": "held", "id": job}, descriptors)
+
     def _take_spare(self) -> Berth:
-        berth, self._spare = self._spare or Berth(self._jobs, self._records), None
+        berth, self._spare = self._spare or Berth.make(self._jobs, self._records), None
         self._loop.after(0, self._make_spare)
         return berth
 
     def _make_spare(self) -> None:
         with contextlib.suppress(OSError):  # the spawn that needs it will say so
-            self._spare = self._spare or Berth(self._jobs, self._records)
+            self._spare = self._spare or Berth.make(self._jobs, self._records)
 
-    def _born(self, child: Child, pid: int, order: SpawnOrder) -> None:
+    def _born(self, child: Child, pid: int) -> None:
         child.berth.started()  # first, so that there are descriptors for what follows
         child.pidfd = os.pidfd_open(pid)
-        child.record |= {
-            "pid": pid,
-            "boot_id": self._boot_id,
-            "started_at": time.time(),
-            "started_clock": time.monotonic(),
-        }
+        child.record |= {"pid": pid, "start_window": (child.record["start_window"][0], ticks())}
         self._records.write(child.record)
-        self._children[child.job] = child
         self._by_pid[pid] = child
-        child.identify = self._loop.after(_SETTLING, lambda: self._identify(child))
-        for name in child.outlets:
+        self._look_after(child)
+
+    def _look_after(self, child: Child) -> None:
+        """From now on its pipes are drained and its deadline is kept."""
+        self._children[child.job] = child
+        for name in child.open_streams:
             self._watch_outlet(child, name)
-        if order["timeout"] is not None:
-            reason = f"it was ended after its timeout of {order['timeout']:g} s"
-            child.timeout = self._loop.after(order["timeout"], lambda: self._end_because(child, reason))
+        deadline = child.record.get("deadline")
+        if deadline is not None and not child.gone:
+            timeout = deadline - child.record["started_clock"]
+            reason = f"it was ended after its timeout of {timeout:.6g} s"
+            left = max(0.0, deadline - time.monotonic())
+            child.timeout = self._loop.after(left, lambda: self._end_because(child, reason))
 
     def _abandon(self, child: Child, launched: Launched) -> None:
         """It runs and cannot be watched: it must not run. Until it is reaped, its number is its own."""
@@ -167,16 +206,6 @@ class Supervisor:
         self._children.pop(child.job, None)
         self._by_pid.pop(launched.pid, None)
         self._dismantle(child)
-
-    def _identify(self, child: Child) -> None:
-        """Notes when the process was started, by which another supervisor could know it again.
-
-        Not at once: reading it from a process amid its exec waits for that, and a job that is over by now needs none.
-        """
-        process = read_process(child.pid)
-        if process is not None:
-            child.record["start_time"] = process.start
-            self._records.write(child.record)
 
     def _executed(self, child: Child) -> None:
         child.executed = True
@@ -208,6 +237,46 @@ class Supervisor:
         if self._by_pid.get(child.pid) is child:
             del self._by_pid[child.pid]
 
+    # Adopting
+
+    def _stray(self, record: JobRecord) -> Stray | None:
+        """What a job is known by that was not started by this supervisor."""
+        if record.get("boot_id") != self._boot_id or not {"pid", "start_window"} <= record.keys():
+            return None  # it is gone, or was never there, or an older version wrote down too little of it
+        return Stray(record["id"], record["pid"], *record["start_window"])
+
+    def _adopt(self, request: Request) -> None:
+        """Goes on with a job whose supervisor was killed: what was kept of it, or found, comes along."""
+        record = request.message["record"]
+        if record["id"] not in self._children:
+            child = Child(Berth.adopt(self._jobs, self._records, record, request.descriptors, self._hold), record)
+            child.executed = True
+            child.pidfd = request.descriptors.pop("process", -1)
+            child.gone = child.ended = "wait_status" in record or "lost" in record
+            if child.outlets.keys() < record["pipes"].keys() and not child.gone:
+                child.record["reason"] = record["reason"] or _UNREAD
+            stray = self._stray(record)
+            if stray is not None:
+                self._strays[child.job] = stray
+            self._look_after(child)
+            if record.get("lease") and not child.gone:
+                child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
+            self._take_up_end(child)
+        request.answer({"ok": True})
+
+    def _take_up_end(self, child: Child) -> None:
+        if "kill_clock" in child.record:
+            child.ending = True
+            left = max(0.0, child.record["kill_clock"] - time.monotonic())
+            child.kill = self._loop.after(left, lambda: self._grace_over(child))
+        if child.ended:
+            self._write_end(child)
+            self._settle(child)
+        elif child.pidfd < 0:
+            self._exited(child, None)
+        else:
+            child.adoption = Adoption(self._loop, child, self._exited, self._stopped_or_continued)
+
     # What is written to jobs
 
     def _stdin(self, request: Request) -> None:
@@ -218,7 +287,7 @@ class Supervisor:
 
     def _eof(self, request: Request) -> None:
         child = self._children.get(request.message["id"])
-        if child is None or child.wait_status is not None:
+        if child is None or child.gone:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         child.berth.end_of_file()
         request.answer({"ok": True})
@@ -226,7 +295,7 @@ class Supervisor:
     def _resize(self, request: Request) -> None:
         asked = request.message
         child = self._children.get(asked["id"])
-        if child is None or child.wait_status is not None:
+        if child is None or child.gone:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         if child.berth.terminal is None:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
@@ -262,7 +331,7 @@ class Supervisor:
         elif was_stalled:
             self._watch_outlet(child, name)
             log.info("job %d goes on", child.job)
-        if was_stalled and not outlet.stalled and child.wait_status is not None and not child.ended:
+        if was_stalled and not outlet.stalled and child.gone and not child.ended:
             self._try_to_finish(child)
 
     def _watch(self, request: Request) -> None:
@@ -287,6 +356,7 @@ class Supervisor:
 
     def _closed(self, child: Child) -> None:
         if child.ended:
+            self._write_end(child)
             self._tell({"news": "closed", "record": self._described(child), "id": child.job})
             self._settle(child)
 
@@ -306,31 +376,33 @@ class Supervisor:
                 self._remains_ended()
                 continue
             if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
-                self._stopped_or_continued(child, stopped=os.WIFSTOPPED(status))
+                self._stopped_or_continued(child, os.WIFSTOPPED(status))
             else:
-                self._exited(child, status, usage)
+                self._reaped(child, status, usage)
 
-    def _exited(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
+    def _reaped(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
         if child.birth is not None:
             child.birth.reported()  # what it said before it ended counts first
             if child.job not in self._children:
                 return  # it never ran, and the spawn was answered so
         del self._by_pid[child.pid]
-        child.wait_status = status
-        child.berth.process_ended()
-        child.close_lease()
-        for timer in (child.timeout, child.identify):
-            if timer is not None:
-                timer.cancel()
-        child.record |= {
-            "ended_at": time.time(),
-            "elapsed": time.monotonic() - child.record["started_clock"],
-            "cpu_user_s": usage.ru_utime,
-            "cpu_system_s": usage.ru_stime,
-        }
+        child.record |= {"cpu_user_s": usage.ru_utime, "cpu_system_s": usage.ru_stime}
         # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
         if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
             child.record["max_rss_bytes"] = usage.ru_maxrss * 1024
+        self._exited(child, status)
+
+    def _exited(self, child: Child, status: int | None) -> None:
+        """Its process has ended, with that wait status; None: nobody knows with which."""
+        child.gone = True
+        child.berth.process_ended()
+        child.close_lease()
+        if child.timeout is not None:
+            child.timeout.cancel()
+        child.record |= {"ended_at": time.time(), "elapsed": time.monotonic() - child.record["started_clock"]}
+        if status is None:
+            child.record |= {"lost": True, "reason": child.record["reason"] or _UNKNOWN_END}
+        child.wait_status = status
         self._try_to_finish(child)
 
     def _remains_ended(self) -> None:
@@ -338,7 +410,7 @@ class Supervisor:
         for child in [child for child in self._children.values() if child.ended]:
             self._settle(child)
 
-    def _stopped_or_continued(self, child: Child, *, stopped: bool) -> None:
+    def _stopped_or_continued(self, child: Child, stopped: bool) -> None:  # noqa: FBT001 - a callback
         if child.record["stopped"] != stopped:
             child.record["stopped"] = stopped
             self._tell({"news": "stopped" if stopped else "continued", "id": child.job, "record": child.record})
@@ -349,13 +421,18 @@ class Supervisor:
             self._drain_what_waits(child, name)
         if any(outlet.stalled for outlet in child.outlets.values()):
             return  # the disk is full; `_drain` comes back here when there is room
-        assert child.wait_status is not None
-        child.record["wait_status"] = child.wait_status
+        if child.wait_status is not None:
+            child.record["wait_status"] = child.wait_status
         child.ended = True
-        self._records.write(child.record)
+        self._write_end(child)
         self._unread[child.job] = child.record
         self._tell({"news": "ended", "id": child.job, "record": self._described(child)})
         self._settle(child)
+
+    def _write_end(self, child: Child) -> None:
+        """Its record says how it ended, and which streams another supervisor would have to go on with."""
+        with contextlib.suppress(OSError):  # its block is there; and what waits for the end is not to wait for ever
+            self._records.write(self._described(child))
 
     def _drain_what_waits(self, child: Child, name: str) -> None:
         outlet = child.outlets[name]
@@ -376,7 +453,8 @@ class Supervisor:
             child.kill.cancel()
         if child.ended and not child.open_streams and (child.kill is None or not child.kill.pending):
             del self._children[child.job]
-            os.close(child.pidfd)
+            if child.pidfd >= 0:
+                os.close(child.pidfd)
 
     # Signals and ends
 
@@ -393,6 +471,8 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, number)
         else:
             child.queued_signals.append(number)  # it could not heed them before its exec
+        if child is not None and child.adoption is not None:
+            child.adoption.look_soon()
         request.answer({"ok": True})
 
     def _signal_group(self, child: Child, number: int) -> None:
@@ -408,7 +488,7 @@ class Supervisor:
         # The leader of an ended job is gone: who has its number now is a stranger, and so is who is in its session.
         leaders = {_NOBODY if leader in processes else leader: job}
         leaders |= {child.pid: child.job for child in self._children.values() if not child.ended}
-        return members(processes, leaders, os.getpid()).get(job, [])
+        return members(processes, leaders, os.getpid(), self._strays.values()).get(job, [])
 
     def _end(self, request: Request) -> None:
         asked = request.message
@@ -420,7 +500,7 @@ class Supervisor:
         request.answer({"ok": True})
 
     def _end_because(self, child: Child, reason: str | None) -> None:
-        if child.wait_status is None and not child.ending:
+        if not child.gone and not child.ending:
             child.record["reason"] = reason
             self._end_child(child)
 
@@ -432,12 +512,18 @@ class Supervisor:
         else:
             child.queued_signals += [signal.SIGTERM, signal.SIGCONT]
         child.ending = True
-        child.kill = self._loop.after(child.grace, lambda: self._grace_over(child))
+        grace = child.record["grace"]
+        child.record["kill_clock"] = time.monotonic() + grace
+        child.kill = self._loop.after(grace, lambda: self._grace_over(child))
+        with contextlib.suppress(OSError):
+            self._records.write(child.record)
 
     def _grace_over(self, child: Child) -> None:
         # ProcessLookupError: nobody is left; PermissionError: those who are left are another user's by now (setuid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if child.executed:
+            if child.pidfd < 0:
+                signal_processes(self._members(child.job, child.pid), signal.SIGKILL)
+            elif child.executed:
                 self._signal_group(child, signal.SIGKILL)
             else:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
@@ -463,6 +549,7 @@ class Supervisor:
     def _forget(self, request: Request) -> None:
         for job in request.message["ids"]:
             self._unread.pop(job, None)
+            self._strays.pop(job, None)
             self._records.release(job)
             child = self._children.get(job)
             if child is not None:
@@ -480,9 +567,11 @@ class Supervisor:
         for child in self._children.values():
             for outlet in child.outlets.values():
                 outlet.unwatch()
+            request.sender.send({"news": "held", "id": child.job}, duplicates(child.own_ends))
         records = dict(self._unread)
         records |= {child.job: self._described(child) for child in self._children.values()}
-        request.answer({"ok": True, "records": list(records.values())})
+        strays = [(job.job, job.pid, job.first, job.last) for job in self._strays.values()]
+        request.answer({"ok": True, "records": list(records.values()), "strays": strays})
 
     def _described(self, child: Child) -> JobRecord:
         return {**child.record, "open_streams": child.open_streams}

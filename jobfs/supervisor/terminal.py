@@ -6,11 +6,13 @@ A terminal differs from a pipe in what it tells of its end, and in that a master
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import termios
 
 from jobfs.supervisor.outlet import TURN, Outlet
 
+_TIOCGPTPEER = 0x5441  # ioctl_tty(2): opens the other end of a master, whatever its path is here
 _SIZE = (24, 80)  # rows and columns, as of a terminal that nobody has set
 
 
@@ -22,7 +24,7 @@ class Terminal(Outlet):
     """
 
     @staticmethod
-    def _open() -> tuple[int, int]:
+    def _make() -> tuple[int, int]:
         try:
             master, terminal = os.openpty()
         except OSError as error:
@@ -33,6 +35,10 @@ class Terminal(Outlet):
         os.set_blocking(master, False)
         termios.tcsetwinsize(master, _SIZE)
         return master, terminal
+
+    @staticmethod
+    def _take_over(reader: int) -> tuple[int, int]:
+        return reader, fcntl.ioctl(reader, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
     def started(self) -> None:
         """The job has the terminal now, and so have we."""

@@ -11,7 +11,11 @@ import json
 import struct
 from typing import TypedDict, cast
 
-PROTOCOL = 2
+PROTOCOL = 3
+"""2 added stdin, terminals, leases and `watch`; 3 what a supervisor needs to go on where a killed one stood."""
+OLDEST = 2
+"""The oldest protocol of a supervisor that a daemon works with."""
+
 MAX_FRAME = 64 * 1024 * 1024  # bytes; a spawn holds a command line and an environment, which execve bounds far below
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # kept: making one costs as much as a message
 _LENGTH = struct.Struct("<I")
@@ -37,18 +41,26 @@ class SpawnOrder(TypedDict):
 class JobRecord(TypedDict, total=False):
     """What the supervisor knows of a job; kept in a file beside its output, and told to the daemon.
 
-    Times are seconds since the epoch, `started_clock` seconds of CLOCK_MONOTONIC, `start_time` clock ticks as in
-    proc(5). `wait_status` is that of wait(2); it is there once the job has ended.
+    Times are seconds since the epoch, clocks seconds of CLOCK_MONOTONIC. `wait_status` is that of wait(2); it is there
+    once the job has ended, or `lost` is. Before its process was started there is no `pid`.
     """
 
     id: int
     pid: int
-    start_time: int
+    start_window: tuple[int, int]  # clock ticks since the boot as in proc(5), between which the process was started
     boot_id: str
+    pipes: dict[str, int]  # the inode number of each output pipe, by which whoever holds it is found
+    limit: int  # bytes that each stream retains
+    grace: float
+    deadline: float | None  # the clock at which its timeout is over
+    kill_clock: float  # at which its grace period is over; it is there once the job is being ended
+    lease: bool
+    pty: bool
     started_at: float
     started_clock: float
     stopped: bool
     wait_status: int
+    lost: bool  # it has ended, nobody knows how
     ended_at: float
     elapsed: float
     reason: str | None
@@ -57,6 +69,10 @@ class JobRecord(TypedDict, total=False):
     cpu_user_s: float
     cpu_system_s: float
     max_rss_bytes: int
+
+
+Stray = tuple[int, int, int, int]
+"""A job that an earlier supervisor started: its id, the number of its process, and its `start_window`."""
 
 
 class Message(TypedDict, total=False):
@@ -83,6 +99,7 @@ class Message(TypedDict, total=False):
     news: str
     record: JobRecord
     records: list[JobRecord]
+    strays: list[Stray]
 
 
 class ProtocolError(Exception):

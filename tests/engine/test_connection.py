@@ -277,7 +277,7 @@ class Asker:
 )
 def test_every_request_is_answered_also_one_that_makes_no_sense(tmp_path: Path, request_: Message) -> None:
     """Who asks waits for the answer: there is one whatever happens."""
-    supervisor = Supervisor(Loop(), str(tmp_path), (1024, 1024), lambda _: None)
+    supervisor = Supervisor(Loop(), str(tmp_path), (1024, 1024), lambda *_: None)
     asker = Asker()
     supervisor.handle(Request(request_, asker))
     supervisor.close()

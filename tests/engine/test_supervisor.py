@@ -7,13 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
+import pytest
 import trio
+import trio.testing
 
+from jobfs.engines import connecting, local
 from jobfs.engines.base import Closed, Continued, Ended, Started, Stopped
+from jobfs.engines.local import LocalEngine
 from jobfs.errors import EngineGone
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED
+from jobfs.supervisor.wire import OLDEST, PROTOCOL
 from tests.engine.workshop import Workshop, ended, error_of, status_of, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 def descriptors(pid: int) -> list[str]:
@@ -114,15 +124,16 @@ async def test_ends_that_nobody_acknowledged_are_learned_from_the_records(bare: 
         assert ["failed:4"] == [status_of(news) for news in learned if isinstance(news, Ended)]
 
 
-async def test_jobs_of_a_supervisor_that_was_killed_are_lost(bare: Workshop) -> None:
-    """How a job ends that its supervisor did not live to see is unknown."""
-    async with bare.attached():
+async def test_a_request_waits_a_while_for_another_supervisor(bare: Workshop) -> None:
+    """Who asks for something just after the supervisor was killed is answered by the next one."""
+    async with bare.attached(), trio.open_nursery() as nursery:
         job = await bare.spawn("exec sleep 1000")
-        os.kill(bare.supervisor, signal.SIGKILL)
-        await bare.engine.gone.wait()
-        assert isinstance(await error_of(lambda: bare.signal(job, signal.SIGTERM)), EngineGone)
-    async with bare.attached(job) as learned:
-        assert [bare.started(job), "lose"] == [learned[0], status_of(learned[1])]  # type: ignore[arg-type]
+        await bare.kill_supervisor()
+        nursery.start_soon(bare.signal, job, signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+        await bare.take_up(nursery, job)
+        await bare.ended(job)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_request_under_way_fails_when_the_supervisor_goes(bare: Workshop) -> None:
@@ -228,3 +239,97 @@ async def test_a_file_that_is_no_jobs_is_let_be(shop: Workshop) -> None:
     (shop.state / "jobs" / "1-copy").touch()
     assert 1 not in shop.engine.known()
     (shop.state / "jobs" / "1-copy").unlink()
+
+
+# As one of the version before, which holds nothing for others and adopts no job.
+OLDER = """
+import sys
+from pathlib import Path
+from jobfs.supervisor import __main__ as program, service
+
+program.PROTOCOL = int(sys.argv[3])
+service.Supervisor._hold = lambda *_, **__: None
+service.Supervisor._operations = property(
+    lambda self: {name: action for name, action in self.known.items() if name != "adopt"},
+    lambda self, known: setattr(self, "known", known),
+)
+service.duplicates = lambda _: {}
+sys.exit(program.main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@contextmanager
+def speaking(protocol: int) -> Iterator[None]:
+    """Daemons speak that protocol."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (local, connecting):
+            patch.setattr(module, "PROTOCOL", protocol)
+        patch.setattr(local, "OLDEST", protocol)
+        yield
+
+
+@asynccontextmanager
+async def older_daemon(shop: Workshop, protocol: int) -> AsyncIterator[int]:
+    """A daemon and a supervisor of another version are there; gives the supervisor's number."""
+    command = [sys.executable, "-c", OLDER, str(shop.state), str(shop.state / "older.sock"), str(protocol)]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    shop.started_by_hand.append(process)
+    assert process.stdout is not None
+    assert b"ready\n" == await process.stdout.receive_some()
+    await process.stdout.aclose()
+    with speaking(protocol):
+        async with shop.attached():
+            yield process.pid
+
+
+async def test_an_older_one_is_worked_with_until_its_jobs_have_ended(
+    bare: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer daemon runs, reads and signals jobs below it, says so, and replaces it when nothing is left of them."""
+    async with older_daemon(bare, 2) as older:
+        first = await bare.spawn("echo one; cat", stdin="pipe")
+    async with bare.attached(first) as learned:
+        assert [bare.started(first), Continued(first)] == learned
+        assert older == bare.supervisor
+        assert "is an older jobfs's" in caplog.text
+        second = await bare.spawn("exec sleep 1000")
+        await bare.write(first, b"two\n")
+        await bare.says(first, b"one\ntwo\n")
+        await bare.engine.close_stdin(first)
+        assert "done:0" == status_of(await bare.ended(first))
+        await bare.signal(second, signal.SIGTERM)
+        assert "killed:15" == status_of(await bare.ended(second))
+        await bare.engine.gone.wait()
+        bare.engine.gone = trio.Event()
+        async with bare.taken_up():
+            assert older != bare.supervisor
+            assert b"x\n" == bare.read(await bare.run("echo x"))
+    assert await ended(older)
+
+
+async def test_an_older_one_without_jobs_is_replaced_at_once(bare: Workshop) -> None:
+    """It has nothing to lose."""
+    async with older_daemon(bare, 2) as older:
+        job = await bare.run("exit 3")
+    assert await ended(older)
+    bare.rewrite_record(job, "start_window", "pipes", "limit", "grace", "deadline", "lease", "pty")
+    async with bare.attached(job) as learned:
+        assert older != bare.supervisor
+        assert ["failed:3"] == [status_of(news) for news in learned if isinstance(news, Ended)]
+
+
+@pytest.mark.parametrize("protocol", [OLDEST - 1, PROTOCOL + 1])
+async def test_one_that_is_not_understood_is_left_alone(bare: Workshop, protocol: int) -> None:
+    """A daemon that does not know its protocol says whose the jobs are, and they go on."""
+    async with older_daemon(bare, protocol) as other:
+        job = await bare.spawn("exec sleep 1000")
+    engine = LocalEngine(bare.state)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        with pytest.raises(EngineGone, match="jobfs's"):
+            await engine.attach({}, lambda _: None)
+        nursery.cancel_scope.cancel()
+    assert other == bare.supervisor
+    with speaking(protocol):
+        async with bare.attached(job) as learned:
+            assert Continued(job) in learned

@@ -232,18 +232,18 @@ async def test_what_a_removed_job_left_writes_into_nothing(shop: Workshop) -> No
 def test_a_full_disk_stalls_a_terminal_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read waits in memory, what was not in the terminal, and all of it comes when there is room."""
     full = [False]
-    pwrite = os.pwrite
+    write = os.write
 
-    def maybe_full(fd: int, data: bytes, offset: int) -> int:
-        if full[0]:
+    def maybe_full(fd: int, data: bytes) -> int:
+        if full[0] and fd != terminal.job_end:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return pwrite(fd, data, offset)
+        return write(fd, data)
 
     terminal = Terminal()
-    terminal.assign(str(tmp_path / "stdout"), MIB)
+    terminal.assign(str(tmp_path / "stdout"), MIB, lambda _: None)
     os.write(terminal.job_end, b"one")
     assert (TURN, 3) == (terminal.waiting(), terminal.drain())
-    monkeypatch.setattr(os, "pwrite", maybe_full)
+    monkeypatch.setattr(os, "write", maybe_full)
     full[0] = True
     os.write(terminal.job_end, b"two")
     assert (0, True) == (terminal.drain(), terminal.stalled)
@@ -260,7 +260,7 @@ def test_a_full_disk_stalls_a_terminal_without_loss(tmp_path: Path, monkeypatch:
 def test_a_terminal_that_nobody_wrote_to_makes_no_file(tmp_path: Path) -> None:
     """Its end is seen all the same."""
     terminal = Terminal()
-    terminal.assign(str(tmp_path / "stdout"), MIB)
+    terminal.assign(str(tmp_path / "stdout"), MIB, lambda _: None)
     assert (0, 0, False) == (terminal.waiting(), terminal.drain(), terminal.at_end)
     terminal.process_ended()
     assert (0, True, False) == (terminal.drain(), terminal.at_end, (tmp_path / "stdout").exists())

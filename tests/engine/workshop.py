@@ -26,10 +26,14 @@ from jobfs.errors import JobfsError
 from jobfs.model import JobSpec
 from jobfs.states import Event
 from jobfs.stdin import Stdin
-from jobfs.supervisor import ADDRESS, JOBS
+from jobfs.stream import Evicted, StreamState, empty
+from jobfs.supervisor import ADDRESS, JOBS, RECORDS
+from jobfs.supervisor.records import SIZE, read_records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from jobfs.supervisor.wire import JobRecord
 
 PATIENCE = 30.0  # seconds until a wait is given up
 _LOOK_AGAIN = 0.005  # seconds between looks at what cannot be waited for
@@ -63,6 +67,7 @@ class Workshop:
         self.news: list[News] = []
         self.engine = LocalEngine(state)
         self.supervisors: set[int] = set()
+        self.started_by_hand: list[trio.Process] = []  # supervisors, too
         self._told = trio.Event()
         self._ids = iter(range(1, 1 << 30))
         self._mark = f"JOBFS_TEST={state}"
@@ -73,13 +78,37 @@ class Workshop:
     async def attached(self, *alive: int) -> AsyncIterator[list[News]]:
         """A daemon is there, for which the jobs `alive` are alive; gives what it learns of them."""
         self.engine = LocalEngine(self.state)
-        handles = {news.job: news.handle for news in self.news if isinstance(news, Started)}
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.engine.run)
-            learned = await self.engine.attach({job: handles.get(job) for job in alive}, self._take)
-            self.supervisors.add(self.supervisor)
-            yield learned
+            yield await self.take_up(nursery, *alive)
             nursery.cancel_scope.cancel()
+
+    async def take_up(self, nursery: trio.Nursery, *alive: int) -> list[News]:
+        """Connects to the supervisor, or starts one, as long as `nursery` is there; gives what it learns."""
+        handles = {news.job: news.handle for news in self.news if isinstance(news, Started)}
+        await nursery.start(self.engine.run)
+        learned = await self.engine.attach({job: handles.get(job) for job in alive}, self._take)
+        self.supervisors.add(self.supervisor)
+        return learned
+
+    @asynccontextmanager
+    async def supervisor_killed(self, *alive: int) -> AsyncIterator[list[News]]:
+        """While a daemon is attached: the supervisor is killed, and another one started, as the daemon does it."""
+        await self.kill_supervisor()
+        async with self.taken_up(*alive) as learned:
+            yield learned
+
+    @asynccontextmanager
+    async def taken_up(self, *alive: int) -> AsyncIterator[list[News]]:
+        """The daemon has taken up its work again, after the supervisor was killed."""
+        async with trio.open_nursery() as nursery:
+            yield await self.take_up(nursery, *alive)
+            nursery.cancel_scope.cancel()
+
+    async def kill_supervisor(self) -> None:
+        """Kills it, and waits until the daemon knows."""
+        os.kill(self.supervisor, signal.SIGKILL)
+        await self.engine.gone.wait()
+        self.engine.gone = trio.Event()
 
     @property
     def supervisor(self) -> int:
@@ -89,6 +118,8 @@ class Workshop:
     async def finish(self) -> None:
         """Kills what still runs; raises unless the supervisors, with nothing left to do, end by themselves."""
         await until(self._kill, lambda left: not left)
+        for process in self.started_by_hand:
+            await process.wait()
 
     def _kill(self) -> list[int]:
         # Again and again: a process that is amid its exec shows no environment for a moment.
@@ -145,14 +176,42 @@ class Workshop:
         """Ends a job."""
         await self.engine.end(job, self.started(job).handle, grace, reason)
 
-    def read(self, job: int, stream: str = "stdout") -> bytes:
-        """All that is retained of a stream now."""
+    def state_of(self, job: int, stream: str = "stdout") -> StreamState:
+        """How a stream stands."""
         reader = self.engine.open_stream(job, stream)
         if reader is None:
-            return b""
+            return empty(0)
         with reader:
-            state = reader.snapshot()
-            return reader.read(state.start, state.retained)
+            return reader.snapshot()
+
+    def record(self, job: int) -> JobRecord:
+        """What the record of a job says."""
+        return read_records(str(self.state / JOBS / RECORDS))[job]
+
+    def rewrite_record(self, job: int, *gone: str, **changes: object) -> None:
+        """Changes what the record of a job says, and what is `gone` from it, while nobody writes to it."""
+        path = self.state / JOBS / RECORDS
+        blocks = path.read_bytes()
+        for at in range(0, len(blocks), SIZE):
+            record = json.loads(blocks[at : at + SIZE].strip() or b"{}")
+            if record.get("id") == job:
+                said = {name: value for name, value in (record | changes).items() if name not in gone}
+                block = json.dumps(said).encode().ljust(SIZE, b"\n")
+                path.write_bytes(blocks[:at] + block + blocks[at + SIZE :])
+
+    def retained(self, job: int, stream: str = "stdout") -> tuple[int, bytes]:
+        """What is retained of a stream now, and the offset at which it starts."""
+        while True:
+            reader = self.engine.open_stream(job, stream)
+            if reader is None:
+                return 0, b""
+            with reader, suppress(Evicted):  # by a job that writes faster than we read
+                state = reader.snapshot()
+                return state.start, reader.read(state.start, state.retained)
+
+    def read(self, job: int, stream: str = "stdout") -> bytes:
+        """All that is retained of a stream now."""
+        return self.retained(job, stream)[1]
 
     # What is written to jobs
 

@@ -15,7 +15,7 @@ ENDS = {
 }
 # Written down a second time, as the contract has it: whatever is not here is illegal.
 LEGAL = {
-    "queued": {Event.START: "running", Event.CANCEL: "cancelled"},
+    "queued": {Event.START: "running", Event.CANCEL: "cancelled", Event.LOSE: "lost"},
     "running": {Event.STOP: "stopped", Event.CONTINUE: "running", **ENDS},
     "stopped": {Event.STOP: "stopped", Event.CONTINUE: "running", **ENDS},
 }

@@ -251,8 +251,8 @@ def test_writer_reserves_before_it_writes(
     writer.append(pattern(0, 2 * MIB))
     splice = os.splice
 
-    def watched(source: int, target: int, size: int, *rest: int) -> int:
-        moved = splice(source, target, size, *rest)
+    def watched(source: int, target: int, size: int, flags: int) -> int:
+        moved = splice(source, target, size, flags=flags)
         assert 2 * MIB == reader.snapshot().written
         with pytest.raises(Evicted):
             reader.read(2 * MIB - CAPACITY - SLACK, 1)
@@ -278,7 +278,7 @@ def test_a_writer_reserves_no_more_than_leaves_that_head_start(
     """Whatever the limit of a drain, 256 KiB are reserved at once."""
     reserved = []
 
-    def watched(*_: object) -> int:
+    def watched(*_: object, **__: object) -> int:
         reserved.append(peek(path, RESERVED))
         raise BlockingIOError
 
@@ -338,11 +338,11 @@ def test_drain_tells_an_error_once_no_byte_moves(
     splice = os.splice
     room = 5
 
-    def full(source: int, target: int, size: int, *rest: int) -> int:
+    def full(source: int, target: int, size: int, flags: int) -> int:
         nonlocal room
         if not room:
             raise OSError(number, os.strerror(number))
-        moved = splice(source, target, min(size, room), *rest)
+        moved = splice(source, target, min(size, room), flags=flags)
         room -= moved
         return moved
 
@@ -363,23 +363,73 @@ def test_without_splice_bytes_wait_in_memory_for_room(
 ) -> None:
     """What had left the pipe when the disk was full is counted as pending, and goes before what follows."""
     monkeypatch.setattr(os, "splice", refuse_splice)
-    pwrite = os.pwrite
+    write = os.write
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(os, "pwrite", full)
     pipe.write(b"first,")
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="full"):
         writer.drain(pipe.reading, 4096)
     assert 6 == writer.pending
     assert 0 == reader.snapshot().written
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "write", write)
     pipe.write(b"second")
     pipe.end()
     assert [4, 8] == [writer.drain(pipe.reading, limit) for limit in (4, 4096)]
     assert 0 == writer.pending
     assert b"first,second" == reader.read(0, 100)
+
+
+class Killed(BaseException):
+    """Ends a writer where SIGKILL might."""
+
+
+def test_what_a_killed_writer_moved_and_did_not_publish_is_found_by_the_next(
+    way: str, writer: RingWriter, reader: RingReader, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever kept the open file resumes with every byte that had left the pipe, at its offset, over the wrap too."""
+    kept = os.dup(writer.fileno())
+    name = "splice" if way == "splice" else "write"
+    real = getattr(os, name)
+
+    def last(*args: int, **options: int) -> int:
+        real(*args, **options)
+        raise Killed
+
+    for turn in range(40):
+        at = writer.total
+        pipe.write(pattern(at, 60_000 + turn))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, last)
+            with pytest.raises(Killed):
+                writer.drain(pipe.reading, 100_000)
+        assert at == reader.snapshot().written
+        writer.detach()
+        writer = RingWriter.resume(os.dup(kept))
+        assert at < reader.snapshot().written == writer.total
+        while writer.drain(pipe.reading, 100_000):
+            pass
+        assert at + 60_000 + turn == writer.total
+        assert pattern(at, 60_000 + turn) == reader.read(at, 100_000)
+    os.close(kept)
+    writer.detach()
+
+
+def test_a_writer_that_was_killed_between_its_steps_is_resumed_where_it_stood(
+    writer: RingWriter, reader: RingReader, pipe: Pipe, path: Path
+) -> None:
+    """Where nothing was on its way, or nothing was drained at all, nothing is added."""
+    for size in (0, 10, 3 * MIB):
+        kept = os.dup(writer.fileno())
+        pipe.write(bytes(min(size, 60_000)))
+        writer.drain(pipe.reading, 4 * MIB)
+        total = writer.total
+        poke(path, RESERVED, total + 256 * 1024)
+        resumed = RingWriter.resume(kept)
+        assert total == resumed.total == reader.snapshot().written
+        resumed.detach()
 
 
 def fill(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobfs.job import Job
+    from jobfs.model import JobSpec
     from jobfs.store import Row
     from jobfs.stream import RingReader
 
@@ -656,6 +658,71 @@ async def test_an_attach_that_fails_loses_no_news_either(tmp_path: Path) -> None
         desk.engine.fail(None)
         desk.engine.exit(job.id, 3)
         assert "failed:3" == job.status.word
+
+
+class Interrupted(FakeEngine):
+    """An engine that goes amid a spawn, after it has started the job or before."""
+
+    starts = True
+
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
+        """See `Engine`."""
+        self.disconnect()
+        if self.starts:
+            await super().spawn(job, spec, environment, directory, holder)
+        raise EngineGone("gone")
+
+
+async def test_a_job_whose_engine_went_amid_its_spawn_is_there_if_it_was_started(tmp_path: Path) -> None:
+    """The next engine knows it: the spawn succeeds, once, and the job has its name."""
+    async with desk_in(tmp_path, Interrupted(tmp_path)) as desk, trio.open_nursery() as nursery:
+        spawned: list[Job] = []
+
+        async def spawn() -> None:
+            spawned.append(await desk.spawn(name="x"))
+
+        nursery.start_soon(spawn)
+        await wait_all_tasks_blocked()
+        await desk.table.attach_engine()
+        await wait_all_tasks_blocked()
+        assert [(1, "running")] == [(job.id, job.status.word) for job in spawned]
+        assert ([1], spawned[0]) == (desk.ids(), desk.table.named("x"))
+
+
+async def test_a_spawn_whose_engine_went_before_it_started_the_job_fails(tmp_path: Path) -> None:
+    """Nothing is left of it, and its name is free."""
+    engine = Interrupted(tmp_path)
+    engine.starts = False
+    async with desk_in(tmp_path, engine) as desk, trio.open_nursery() as nursery:
+        errors: list[JobfsError] = []
+
+        async def spawn() -> None:
+            try:
+                await desk.spawn(name="x")
+            except EngineGone as error:
+                errors.append(error)
+
+        nursery.start_soon(spawn)
+        await wait_all_tasks_blocked()
+        await desk.table.attach_engine()
+        await wait_all_tasks_blocked()
+        assert (1, [], {}) == (len(errors), desk.ids(), desk.stored())
+        desk.table.check_name("x")
+
+
+async def test_a_job_of_which_nobody_knows_whether_it_was_started_is_lost(tmp_path: Path) -> None:
+    """It may have run: so the spawn does not fail, and the job says what is known of it."""
+    engine = Interrupted(tmp_path)
+    async with desk_in(tmp_path, engine) as desk, trio.open_nursery() as nursery:
+        nursery.start_soon(desk.spawn)
+        await wait_all_tasks_blocked()
+        job = engine.jobs.pop(1)
+        engine.jobs[1] = replace(job, ended=Ended(1, Event.LOSE, None, 2.0, None, "killed"))
+        await desk.table.attach_engine()
+        await wait_all_tasks_blocked()
+        assert ["lost"] == [job.status.word for job in desk.table.jobs()]
 
 
 # Events
