@@ -240,10 +240,13 @@ def _waits_for(task: int, file: File) -> bool:
     /proc/PID/syscall; not told where Yama's ptrace_scope is 1).
     """
     try:
-        _, first, _, third, *_ = proc.read(task, "syscall").split()
-        numbers = int(first, 16), int(third, 16)
-    except (OSError, ValueError):  # ValueError: it runs again
+        told = proc.read(task, "syscall").split()
+    except OSError:
         return True
+    try:
+        numbers = int(told[1], 16), int(told[3], 16)
+    except (IndexError, ValueError):  # it runs again, so it was in another call; or it met a fault, and is in none
+        return False
     return any(_is_open_at(task, str(number), file) for number in numbers if number < _DESCRIPTORS)
 
 

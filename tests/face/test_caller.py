@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobfs import proc
 from jobfs.model import Writer
-from mount.caller import Caller, File, find_writer, has_open, holder_of, identify, session_of
+from mount.caller import WAITS_FOR_ANSWER, Caller, File, find_writer, has_open, holder_of, identify, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import pytest
 
 SCRIPT = "import os, sys; os.umask(0o26); print(flush=True); sys.stdin.read()"
 NOBODY = 1 << 22  # the largest number that a process may have, plus one (proc(5), pid_max)
@@ -93,14 +96,41 @@ def test_whether_a_process_has_a_file_open_is_told_by_its_numbers(tmp_path: Path
     path.touch()
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        told = Path(f"/proc/self/fdinfo/{file.fileno()}").read_text(encoding="ascii").splitlines()
-        mount = next(int(line.split()[1]) for line in told if line.startswith("mnt_id:"))
+        mount = mount_of(file.fileno())
         device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
         assert has_open(os.getpid(), File(status.st_ino, mount, "0:0"))
         assert has_open(os.getpid(), File(status.st_ino, -1, device))
         assert not has_open(os.getpid(), File(status.st_ino, -1, "0:0"))
         assert not has_open(NOBODY, File(status.st_ino, mount, device))
     assert not has_open(os.getpid(), File(status.st_ino, mount, device))
+
+
+async def test_an_opener_that_runs_again_is_not_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was asleep, and runs when it is asked in which call, was in another one: the writer sleeps until its answer.
+
+    What cannot be read, as under Yama, tells nothing.
+    """
+    path = tmp_path / "file"
+    path.touch()
+    own, read = os.getpid(), proc.read
+    with path.open("rb") as file, process(tmp_path, {}) as opener, process(tmp_path, {}) as bystander:
+        said = {
+            (opener, "wchan"): WAITS_FOR_ANSWER,
+            (opener, "syscall"): b"running\n",
+            (bystander, "wchan"): WAITS_FOR_ANSWER,
+            (bystander, "syscall"): b"running\n",
+            (own, "wchan"): WAITS_FOR_ANSWER,
+            (own, "syscall"): b"1 0x%x 0x7ffc 0x10 0x0 0x0 0x0 0x7ffc 0x7f00\n" % file.fileno(),
+        }
+        monkeypatch.setattr(proc, "read", lambda task, name: said.get((task, name)) or read(task, name))
+        node = File(os.fstat(file.fileno()).st_ino, mount_of(file.fileno()), "0:0")
+        assert own == (await find_writer(opener, node)).writer.pid
+
+
+def mount_of(fd: int) -> int:
+    """The number of the mount that an open file is on."""
+    told = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in told if line.startswith("mnt_id:"))
 
 
 def process_of(pidfd: int | None) -> int | None:
@@ -120,9 +150,7 @@ def test_who_holds_a_file_is_the_opener_as_long_as_it_has_it(tmp_path: Path) -> 
     with process(tmp_path, {}) as writer:
         before = len(os.listdir("/proc/self/fd"))
         with path.open("rb") as file:
-            told = Path(f"/proc/self/fdinfo/{file.fileno()}").read_text(encoding="ascii").splitlines()
-            mount = next(int(line.split()[1]) for line in told if line.startswith("mnt_id:"))
-            node = File(os.fstat(file.fileno()).st_ino, mount, "0:0")
+            node = File(os.fstat(file.fileno()).st_ino, mount_of(file.fileno()), "0:0")
             with ThreadPoolExecutor(1) as threads:
                 thread = threads.submit(threading.get_native_id).result()
                 assert [own, own] == [process_of(holder_of(task, node, writer)) for task in (own, thread)]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -102,9 +102,14 @@ def table(jobs: Mounted) -> list[dict[str, object]]:
     return [dict(json.loads(line)) for line in jobs.file("table.jsonl").read_bytes().splitlines()]
 
 
-def descriptors(jobs: Mounted) -> tuple[int, ...]:
-    """How many open files the daemon and the supervisor have."""
-    return tuple(psutil.Process(pid).num_fds() for pid in (jobs.daemon, jobs.supervisor) if pid is not None)
+def descriptors(pid: int | None) -> Counter[str]:
+    """How many open files a process has, by what they are of."""
+    found: Counter[str] = Counter()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(f"/proc/{pid}/fd/{number}")
+            found["file" if target.startswith("/") else target.rstrip("0123456789[]")] += 1
+    return found
 
 
 def _row(jobs: Mounted, info: dict[str, object]) -> Row:

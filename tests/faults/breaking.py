@@ -83,7 +83,7 @@ def under_load(jobs: Mounted, place: Path, faults: list[Fault], times: int, *, u
             _audit(jobs, load)
             figures.counts += load.figures()
         _clear(jobs)
-        until(lambda: descriptors(jobs), lambda now: all(a <= b for a, b in zip(now, before, strict=True)))
+        until(lambda: _open_files(jobs) - before, lambda more: not more)
     return figures
 
 
@@ -92,12 +92,17 @@ def _audit(jobs: Mounted, load: Load) -> None:
         raise AssertionError("\n".join([f"{len(found)} findings:", *found[:_SHOWN], jobs.log()[-_LOG_SHOWN:]]))
 
 
-def _quiet(jobs: Mounted) -> tuple[int, ...]:
-    """The descriptors of daemon and supervisor when nothing is going on, after something was."""
+def _quiet(jobs: Mounted) -> Counter[str]:
+    """What daemon and supervisor have open when nothing is going on, after something was."""
     for _ in range(3):
         jobs.run("echo out; echo err >&2")
     _clear(jobs)
-    return descriptors(jobs)
+    return _open_files(jobs)
+
+
+def _open_files(jobs: Mounted) -> Counter[str]:
+    both = {"the daemon": jobs.daemon, "the supervisor": jobs.supervisor}
+    return Counter({f"{who}, {what}": n for who, pid in both.items() for what, n in descriptors(pid).items()})
 
 
 def _clear(jobs: Mounted) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def pass_by(jobs: Mounted, count: int, every: int) -> Day:
         day.seconds[each] += time.monotonic() - began
         day.jobs[each] += BATCH
         if (start + BATCH) % every == 0:
-            day.measured.append(_measure(jobs, start + BATCH))
+            day.measured.append(_measure(jobs, start + BATCH, day.measured))
     return day
 
 
@@ -94,8 +95,14 @@ def _spawn(jobs: Mounted, codes: list[int], each: int) -> list[int]:
         os.close(fd)
 
 
-def _measure(jobs: Mounted, count: int) -> Measured:
-    """Once nothing is going on any more: no job is left that nobody has reaped."""
+def _measure(jobs: Mounted, count: int, before: list[Measured]) -> Measured:
+    """Once nothing is going on any more: every job is reaped, and what was open for the last ones is closed again."""
     until(lambda: psutil.Process(jobs.supervisor).children(), lambda children: not children)
+    with suppress(AssertionError):  # then there are more, which is what is to be measured
+        until(lambda: _open_files(jobs), lambda now: not before or now == before[0].descriptors)
     memory = [psutil.Process(pid).memory_full_info().uss for pid in (jobs.daemon, jobs.supervisor)]
-    return Measured(count, tuple(memory), descriptors(jobs))
+    return Measured(count, tuple(memory), _open_files(jobs))
+
+
+def _open_files(jobs: Mounted) -> tuple[int, ...]:
+    return tuple(descriptors(pid).total() for pid in (jobs.daemon, jobs.supervisor))
