@@ -12,10 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
-from jobfs.processes import boot_id
 from jobfs.store import SCHEMA
 from jobfs.supervisor import ADDRESS, JOBS, RECORDS, job_file
 from jobfs.supervisor.records import read_records
@@ -564,23 +562,6 @@ def test_jobs_go_on_when_daemon_and_supervisor_were_killed(jobs: Mounted) -> Non
     jobs.umount()
     jobs.mount()
     assert "running" == jobs.status(job)
-
-
-def test_what_was_alive_before_a_reboot_is_lost(jobs: Mounted) -> None:
-    """After the machine was restarted its jobs are `lost` with the reason, and what they wrote can be read."""
-    lost = jobs.spawn("echo hello; exec sleep 1000")
-    jobs.until_output(lost, b"hello\n")
-    pid = process_of(jobs, lost)
-    kill_daemon(jobs)
-    kill_supervisor(jobs)
-    records = jobs.state / JOBS / RECORDS
-    records.write_bytes(records.read_bytes().replace(boot_id().encode(), b"another-boot".ljust(len(boot_id()))))
-    for _ in range(2):
-        jobs.mount()
-        assert ("lost", "the machine was restarted") == (jobs.status(lost), jobs.info(lost)["reason"])
-        assert b"hello\n" == jobs.read(lost)
-        jobs.umount()
-    psutil.Process(pid).kill()  # which in truth lives on
 
 
 # The log
