@@ -34,7 +34,8 @@ UNANSWERED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 # but a signal may have been sent.
 _ANSWERS = dict.fromkeys(UNANSWERED, Answer.NONE) | {errno.EIO: Answer.BROKEN}
 # Likewise, and of a file that could not even be opened: nothing was asked for.
-_AWAY = UNANSWERED | {errno.ENOENT}
+# EISDIR: beneath a mount, a directory stands where `ctl` is in it, so that nobody makes a file there.
+_AWAY = UNANSWERED | {errno.ENOENT, errno.EISDIR}
 _REPLIES = 1 << 16
 _LOOK_AGAIN = 0.01  # seconds
 _LOOK_AT_TABLE = 0.1  # seconds
