@@ -70,6 +70,9 @@ async def connect(state: Path) -> tuple[trio.socket.SocketType, Message, Inbox]:
                     refusals[address] = str(error)
                 except (OSError, ValueError, ProtocolError):  # nobody listens there any more; it is no path
                     pass
+                except trio.Cancelled:
+                    sock.close()
+                    raise
                 sock.close()
             if not await trio.to_thread.run_sync(_start, state):
                 await trio.sleep(0.05)  # another one holds the lock and is about to listen, or to end

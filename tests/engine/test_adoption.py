@@ -106,7 +106,9 @@ async def test_a_flood_is_not_torn(bare: Workshop) -> None:
 async def test_without_the_daemon_too_a_job_that_lives_is_found(bare: Workshop) -> None:
     """Where daemon and supervisor were killed, process and pipes are found in /proc, and the job goes on."""
     async with bare.attached():
-        job = await bare.spawn("echo one; read x < $FIFO; echo two; read x < $FIFO; exit 7", environment=bare.fifo())
+        job = await bare.spawn(
+            "echo one; read x < $FIFO; echo two; until read x < $FIFO; do :; done; exit 7", environment=bare.fifo()
+        )
         await bare.says(job, b"one\n")
         os.kill(bare.supervisor, signal.SIGKILL)
         await bare.engine.gone.wait()

@@ -36,9 +36,9 @@ def test_directory_of_a_mount_taken_away_lazily_stops_nobody_else(jobs: Mounted,
     assert writer.stdin is not None
     assert writer.stdout is not None
     assert b"there\n" == writer.stdout.readline()
-    subprocess.run(["fusermount3", "-uz", str(hanging.path)], check=True)
     assert daemon is not None
     with writer, frozen(daemon):  # thawed first, then the writer is waited for
+        subprocess.run(["fusermount3", "-uz", str(hanging.path)], check=True)  # while it hangs: else the daemon ends
         writer.stdin.write(b"go\n")
         writer.stdin.close()
         until(lambda: jobs.jobfs("ps").stdout, lambda table: "true" in table)
