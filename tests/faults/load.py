@@ -277,13 +277,24 @@ class _Writer(_Thread):
                     command.fed += taken
                     data = data[taken:]
         except OSError as error:
-            # Its pipe is gone for good where nobody was there that had it open.
-            if error.errno not in _ANSWERS and not (self.load.unwatched and error.errno == errno.EPIPE):
+            # Its pipe is gone for good where nobody was there that had it open, or where it may never have begun.
+            gone = error.errno == errno.EPIPE and (self.load.unwatched or self._is_lost(command))
+            if error.errno not in _ANSWERS and not gone:
                 raise
             return  # nobody knows how much of it was taken, and so what would have to follow
         finally:
             _close(fd)
         self._ask_about(command, "eof")
+
+    def _is_lost(self, command: Command) -> bool:
+        try:
+            fd = _open(self.load.jobs, f"{command.id}/status", os.O_RDONLY)
+        except Away:
+            return False
+        try:
+            return os.read(fd, _REPLIES) == b"lost\n"
+        finally:
+            _close(fd)
 
     # What is done to jobs
 
@@ -311,6 +322,8 @@ class _Writer(_Thread):
         if len(self._ended) < 2 * _HELD:
             return
         command = self._ended.pop(0)
+        if self._is_lost(command):  # the audit is to see that
+            return
         command.removed = None
         answer, _ = self._ask_about(command, "rm")
         command.removed = {Answer.DONE: True, Answer.REFUSED: False}.get(answer)
