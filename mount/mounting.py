@@ -118,16 +118,22 @@ def _serve(wish: _Wish) -> None:
                 wish.point, wish.state, **_bounds(wish, old), foreground=wish.foreground, mounted_before=old is not None
             )
             said = "" if old is None else _replace(old, wish.state)
-            sentence = f"jobs are at {wish.point}{said}"
             if wish.foreground:
-                serve(options, claim, lambda: click.echo(sentence))
+                serve(options, claim, lambda: _say_where(wish, said))
                 return
             why_not = detach(lambda ready: serve(options, claim, ready))
             if why_not is not None:
                 fail(why_not)
-            click.echo(sentence)
+            _say_where(wish, said)
     except FORESEEN as error:
         fail(error)
+
+
+def _say_where(wish: _Wish, said: str) -> None:
+    click.echo(f"jobs are at {wish.point}{said}")
+    old = state.older_supervisor(wish.state)
+    if old is not None:
+        click.echo(f"their supervisor, process {old}, is of an older version: it is replaced when they have ended")
 
 
 def _bounds(wish: _Wish, old: Serving | None) -> dict[str, int]:

@@ -19,6 +19,7 @@ from jobfs import mountinfo
 from jobfs.files import RESERVE, read_object, write_object
 from jobfs.processes import boot_id, read_process
 from jobfs.supervisor import ADDRESS, JOBS, LOCK, RECORDS, identity
+from jobfs.supervisor.wire import PROTOCOL
 
 MEMORY = "memory"
 _SERVING = "daemon.json"
@@ -183,6 +184,12 @@ def supervisor_of(path: Path) -> int | None:
     """The process that owns the jobs of the state in `path`, or owned them when it was killed; None where none did."""
     pid = (read_object(path / ADDRESS) or {}).get("pid")
     return pid if _is_pid(pid) else None
+
+
+def older_supervisor(path: Path) -> int | None:
+    """The supervisor of the state in `path`, if it is of an older version; None where it is not, or nobody can tell."""
+    protocol = (read_object(path / ADDRESS) or {}).get("protocol")
+    return supervisor_of(path) if isinstance(protocol, int) and protocol < PROTOCOL else None
 
 
 def _is_pid(value: object) -> TypeGuard[int]:

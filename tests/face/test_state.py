@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from jobfs.supervisor import ADDRESS, JOBS
-from mount.state import MEMORY, StateDirectory, StateUnusable, serving, state_path, supervisor_of, this_process
+from jobfs.supervisor.wire import PROTOCOL
+from mount.state import (
+    MEMORY,
+    StateDirectory,
+    StateUnusable,
+    older_supervisor,
+    serving,
+    state_path,
+    supervisor_of,
+    this_process,
+)
 
 
 def test_a_state_directory_is_made_private(tmp_path: Path) -> None:
@@ -202,3 +212,10 @@ def test_where_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert state_path(MEMORY, point) == state_path(MEMORY, point)
     assert state_path(MEMORY, point) != state_path(MEMORY, Path("/v/other"))
     assert Path("/dev/shm") == state_path(MEMORY, point).parent  # noqa: S108 - what is in memory is there
+
+
+@pytest.mark.parametrize(("protocol", "older"), [(PROTOCOL - 1, True), (PROTOCOL, False), (None, False), ("2", False)])
+def test_an_older_supervisor_is_known_as_such(tmp_path: Path, protocol: object, *, older: bool) -> None:
+    """By the protocol that it wrote down."""
+    (tmp_path / ADDRESS).write_text(json.dumps({"pid": 77, "socket": "/x", "protocol": protocol}))
+    assert (77 if older else None) == older_supervisor(tmp_path)
