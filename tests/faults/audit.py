@@ -226,10 +226,12 @@ def _accounted(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str]
         never_ran = bool(rows) and rows[0].status == "cancelled" and bool(rows[0].reason)
         # One that is ended at once has no time to note anything; of one that is lost nobody knows how far it came.
         may_be_silent = command.signals or (truth.may_be_lost(command) and rows and rows[0].status == "lost")
+        # So is one that could not be run, where who was to tell that was killed: its exec fails a moment later.
+        excused = never_ran and truth.may_be_lost(command)
         wrong = {
             "it was told to run": command.answer is Answer.DONE
-            and (never_ran or not (ids or command.removed is not False)),
-            "it never started": command.answer is Answer.DONE and not starts and not may_be_silent,
+            and ((never_ran and not excused) or not (ids or command.removed is not False)),
+            "it never started": command.answer is Answer.DONE and not (starts or may_be_silent or excused),
             "it was removed": command.removed is True and ids,
             "it ran, and the table does not know it": starts and not ids and command.removed is False,
             "it is there, and never started": ids and not (starts or never_ran or may_be_silent),
