@@ -73,7 +73,8 @@ class Berth:
         for name, kind in kinds.items():
             if name in brought:
                 ring = brought.pop(f"{name}.ring", None)
-                berth.outlets[name] = outlet = kind(brought.pop(name))
+                queue = [brought.pop(f"{name}.queue")] if f"{name}.queue" in brought else []
+                berth.outlets[name] = outlet = kind(brought.pop(name), *queue)
                 outlet.assign(job_file(jobs, job, name), record["limit"], partial(_hold_ring, hold, job, name))
                 try:
                     outlet.resume(ring)
@@ -107,7 +108,10 @@ class Berth:
     @property
     def own_ends(self) -> dict[str, int]:
         """The descriptors that would be gone with the supervisor, by name."""
-        ends = {name: outlet.reader for name, outlet in self.outlets.items() if not outlet.closed}
+        ends: dict[str, int] = {}
+        for name, outlet in self.outlets.items():
+            if not outlet.closed:
+                ends |= outlet.own_ends(name)
         if self.inlet is not None and self.inlet.writer >= 0:
             ends["stdin"] = self.inlet.writer
         return ends

@@ -149,8 +149,11 @@ class Outlet:
         """How many bytes the pipe holds now."""
         if self.at_end:
             return 0
-        (count,) = struct.unpack("i", fcntl.ioctl(self.reader, termios.FIONREAD, b"\0\0\0\0"))
-        return int(count)
+        return bytes_in(self.reader)
+
+    def own_ends(self, name: str) -> dict[str, int]:
+        """The descriptors with which another supervisor could go on, by the names that they are held under."""
+        return {name: self.reader}
 
     def forget(self) -> None:
         """The job was removed: what is still written goes nowhere, and nobody is harmed."""
@@ -184,7 +187,10 @@ class Outlet:
                 return 0
             self._write_to(RingWriter.create(self._path, self._capacity))
         assert self._writer is not None
-        return self._writer.drain(self.reader, limit)
+        return self._drain_into(self._writer, limit)
+
+    def _drain_into(self, writer: RingWriter, limit: int) -> int:
+        return writer.drain(self.reader, limit)
 
     def _write_to(self, writer: RingWriter) -> None:
         self._writer = writer
@@ -205,6 +211,12 @@ class Outlet:
         poll = select.poll()
         poll.register(self.reader, select.POLLIN)
         return next((events for _, events in poll.poll(0)), 0)
+
+
+def bytes_in(pipe: int) -> int:
+    """How many bytes a pipe holds."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0"))
+    return int(count)
 
 
 def _throw_away(reader: int, limit: int) -> int:

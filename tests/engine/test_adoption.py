@@ -254,6 +254,27 @@ async def test_a_jobs_stdin_stays_open(bare: Workshop) -> None:
             assert told_end(await bare.ended(job), "done:0")
 
 
+async def test_a_flood_through_a_terminal_is_not_torn(bare: Workshop) -> None:
+    """What a killed supervisor had read and not yet written is in a pipe that the next one is given."""
+    flood = (
+        "my $i = 0; while (1) { my $b = ''; $b .= sprintf('%015d', $i++) . qq(\n) for 1..100;"
+        " my $at = 0; $at += syswrite(STDOUT, $b, length($b) - $at, $at) while $at < length $b; }"
+    )
+    async with bare.attached(), trio.open_nursery() as nursery:
+        raw = ("/bin/sh", "-c", 'stty raw; exec perl -e "$0"', flood)
+        job = await bare.spawn(argv=raw, pty=True, limit=1 << 20)
+        for _ in range(8):
+            size = bare.state_of(job).written
+            await until(lambda: bare.state_of(job).written, lambda now: now > size + (1 << 17))  # noqa: B023
+            await bare.kill_supervisor()
+            await bare.take_up(nursery, job)
+            assert_numbered(*bare.retained(job))
+        await bare.end(job)
+        await bare.closed(job)
+        nursery.cancel_scope.cancel()
+    assert_numbered(*bare.retained(job))
+
+
 async def test_a_jobs_terminal_is_not_hung_up(bare: Workshop) -> None:
     """The daemon kept it, and the job has it still, to read and to write."""
     async with bare.attached():

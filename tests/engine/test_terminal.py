@@ -230,20 +230,20 @@ async def test_what_a_removed_job_left_writes_into_nothing(shop: Workshop) -> No
 
 
 def test_a_full_disk_stalls_a_terminal_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read waits in memory, what was not in the terminal, and all of it comes when there is room."""
+    """What was read waits in the queue, what was not in the terminal, and all of it comes when there is room."""
     full = [False]
-    write = os.write
+    splice = os.splice
 
-    def maybe_full(fd: int, data: bytes) -> int:
-        if full[0] and fd != terminal.job_end:
+    def maybe_full(source: int, target: int, size: int, flags: int) -> int:
+        if full[0] and target == terminal.ring:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data)
+        return splice(source, target, size, flags=flags)
 
     terminal = Terminal()
     terminal.assign(str(tmp_path / "stdout"), MIB, lambda _: None)
     os.write(terminal.job_end, b"one")
     assert (TURN, 3) == (terminal.waiting(), terminal.drain())
-    monkeypatch.setattr(os, "write", maybe_full)
+    monkeypatch.setattr(os, "splice", maybe_full)
     full[0] = True
     os.write(terminal.job_end, b"two")
     assert (0, True) == (terminal.drain(), terminal.stalled)

@@ -39,7 +39,6 @@ _STATE_FILES = frozenset(
     "supervisor.lock".split()
 )
 _JOB_FILE = re.compile(r"([0-9]+)\.(?:stdout|stderr)")
-_TERMINAL_READ = 4096  # bytes that one read(2) of a terminal gives at most (tty(4))
 
 
 @dataclass(slots=True)
@@ -195,10 +194,7 @@ def _of_command(truth: Truth, command: Command, rows: list[Row]) -> Iterator[str
             least, most = _bounds(command, name, deeds)
             if truth.unwatched and (row.reason or command.plan.leaves):
                 least = 0
-            # What was read from a terminal and not written yet is gone with the supervisor; the rest moves up.
-            gone = _TERMINAL_READ * len(truth.supervisor_killed) if command.plan.terminal else 0
-            if not (gone and least - gone <= row.streams[name].written < least):
-                yield from _stream_findings(command, row, name, least, most)
+            yield from _stream_findings(command, row, name, least, most)
 
 
 def _unknown(truth: Truth, world: World) -> Iterator[str]:

@@ -10,8 +10,10 @@ import errno
 import json
 import os
 import random
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Self
@@ -91,7 +93,7 @@ class Load:
         self.going.clear()
         for thread in self._threads:
             thread.join(PATIENCE)
-            assert not thread.is_alive(), f"{thread.name} waits in vain"
+            assert not thread.is_alive(), f"{thread.name} waits in vain: {_place_of(thread)}"
         broken = [thread.broken for thread in self._threads if thread.broken is not None]
         if broken:
             raise broken[0]
@@ -293,6 +295,10 @@ class _Writer(_Thread):
             return False
         try:
             return os.read(fd, _REPLIES) == b"lost\n"
+        except OSError as error:
+            if error.errno not in UNANSWERED:
+                raise
+            return False
         finally:
             _close(fd)
 
@@ -402,6 +408,11 @@ def _write(fd: int, raw: bytes, piece: int) -> tuple[int, Answer]:
         if taken < len(wanted):
             return at, Answer.REFUSED
     return at, Answer.DONE
+
+
+def _place_of(thread: threading.Thread) -> str:
+    """What a thread is at."""
+    return "".join(traceback.format_stack(sys._current_frames()[thread.ident or 0]))  # noqa: SLF001 - there is no other
 
 
 def _open(jobs: Mounted, name: str, flags: int) -> int:
