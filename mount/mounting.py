@@ -100,7 +100,11 @@ def upgrade(directory: Path | None, **bounds: int | None) -> None:
     It keeps as much as the old one did, where nothing else is said.
     """
     point = _mounted_at(directory)
-    shown = _state_shown_at(point)
+    try:
+        with mountpoint.claimed(point):  # while another one replaces the daemon, nothing is mounted for a moment
+            shown = _state_shown_at(point)
+    except (mountpoint.MountpointUnusable, OSError) as error:
+        fail(error)
     if shown is None:
         fail(f"jobfs is not mounted at {point}")
     _serve(_Wish(point, shown, bounds, replace=True))
