@@ -21,7 +21,7 @@ from jobfs.errors import EngineGone
 from jobfs.files import read_object
 from jobfs.supervisor import ADDRESS, EXIT_LOCKED, LOCK, identity
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, close_all
-from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame
+from jobfs.supervisor.wire import PROTOCOL, ProtocolError, encode_frame, has_ended
 
 if TYPE_CHECKING:
     from jobfs.supervisor.wire import JobRecord, Message
@@ -118,7 +118,7 @@ async def _ask(sock: trio.socket.SocketType, inbox: Inbox, operation: str) -> Me
 
 def _is_busy(record: JobRecord) -> bool:
     """Whether a supervisor has anything to do for a job."""
-    return "wait_status" not in record or bool(record.get("open_streams"))
+    return not has_ended(record) or bool(record.get("open_streams"))
 
 
 def _known_addresses(state: Path) -> list[tuple[str, bool]]:

@@ -35,7 +35,7 @@ from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
 from jobfs.supervisor.records import read_records, read_slots
-from jobfs.supervisor.wire import OLDEST, PROTOCOL, ProtocolError, encode_frame
+from jobfs.supervisor.wire import OLDEST, PROTOCOL, ProtocolError, encode_frame, has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +89,8 @@ class LocalEngine:
         if damaged:
             log.error("%d records of jobs in %s make no sense", damaged, self._state / JOBS / RECORDS)
         listed = await self._list()
-        orphans = [record for job, record in written.items() if job not in listed and is_orphan(record, boot_id())]
+        boot = boot_id()
+        orphans = [record for job, record in written.items() if job not in listed and is_orphan(record, boot)]
         if orphans:
             await self._adopt(orphans)
             listed = await self._list()
@@ -296,7 +297,7 @@ class LocalEngine:
         found = {int(match[1]): Trace() for match in streams}
         boot = boot_id()
         for job, record in read_records(f"{self._jobs}/{RECORDS}").items():
-            over = "wait_status" in record or "lost" in record or record.get("boot_id") != boot
+            over = has_ended(record) or record.get("boot_id") != boot
             found[job] = Trace(
                 line=record.get("line"),
                 started_at=record.get("started_at"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from jobfs import proc
 from jobfs.processes import Stray, read_process
+from jobfs.supervisor.wire import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -32,8 +33,11 @@ class Orphan:
 
 def is_orphan(record: JobRecord, boot: str) -> bool:
     """Whether a record that no supervisor knows is of a job that may live, or whose pipes somebody may hold."""
-    ended = "wait_status" in record or "lost" in record
-    return record.get("boot_id") == boot and "pipes" in record and (not ended or bool(record.get("open_streams")))
+    return (
+        record.get("boot_id") == boot
+        and "pipes" in record
+        and (not has_ended(record) or bool(record.get("open_streams")))
+    )
 
 
 def find(records: Iterable[JobRecord], kept: Mapping[int, Collection[str]]) -> list[Orphan]:

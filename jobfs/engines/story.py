@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.processes import boot_id
 from jobfs.states import Event, ending
+from jobfs.supervisor.wire import has_ended
 
 if TYPE_CHECKING:
     from jobfs.supervisor.wire import JobRecord, Message
@@ -22,7 +23,7 @@ def started(record: JobRecord) -> Started:
 def story(record: JobRecord) -> list[News]:
     """All that happened to a job until now."""
     told: list[News] = [started(record)] if "pid" in record else []
-    if "wait_status" in record or "lost" in record:
+    if has_ended(record):
         told.append(ended(record))
     else:
         told.append(Stopped(record["id"]) if record["stopped"] else Continued(record["id"]))
@@ -37,7 +38,7 @@ def story_without_supervisor(job: int, record: JobRecord | None, *, record_lost:
         return [Ended(job, Event.LOSE, None, time.time(), None, "its record was lost")]
     if record is None:
         return [Ended(job, Event.CANCEL, None, time.time(), None, "the daemon ended before it was started")]
-    if "wait_status" in record or "lost" in record:
+    if has_ended(record):
         return story({**record, "open_streams": []})  # nobody drains what may have been open then
     gone = "the machine was restarted" if record.get("boot_id") != boot_id() else "its supervisor ended before it"
     begun: list[News] = [started(record)] if "pid" in record else []

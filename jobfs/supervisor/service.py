@@ -25,6 +25,7 @@ from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.passing import duplicates
 from jobfs.supervisor.records import Records, short_line
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
+from jobfs.supervisor.wire import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -263,7 +264,7 @@ class Supervisor:
             else:
                 self._await_exec(child, report, None)
             child.pidfd = request.descriptors.pop("process", -1)
-            child.gone = child.ended = "wait_status" in record or "lost" in record
+            child.gone = child.ended = has_ended(record)
             if child.outlets.keys() < record["pipes"].keys() and not child.gone:
                 child.record["reason"] = record["reason"] or _UNREAD
             stray = self._stray(record)

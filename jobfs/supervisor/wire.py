@@ -77,6 +77,11 @@ Stray = tuple[int, int, int, int]
 """A job that an earlier supervisor started: its id, the number of its process, and its `start_window`."""
 
 
+def has_ended(record: JobRecord) -> bool:
+    """Whether the job's process has ended, known how or not."""
+    return "wait_status" in record or "lost" in record
+
+
 class Message(TypedDict, total=False):
     """Every key that a message may have; which go together is said where they are made."""
 

@@ -83,24 +83,31 @@ async def test_nothing_that_is_written_meanwhile_is_lost(bare: Workshop, tmp_pat
     assert_numbered(*bare.retained(job))
 
 
+FLOOD = (
+    "my $i = 0; while (1) { my $b = ''; $b .= sprintf('%015d', $i++) . qq(\\n) for 1..997;"
+    " my $at = 0; $at += syswrite(STDOUT, $b, length($b) - $at, $at) while $at < length $b; }"
+)
+
+
+async def assert_not_torn(shop: Workshop, words: tuple[str, ...], kills: int, apart: int, *, pty: bool) -> None:
+    """A job that floods goes on through so many kills, each after so many bytes more, and every record is whole."""
+    async with shop.attached(), trio.open_nursery() as nursery:
+        job = await shop.spawn(argv=words, pty=pty, limit=1 << 20)
+        for _ in range(kills):
+            size = shop.state_of(job).written
+            await until(lambda: shop.state_of(job).written, lambda now: now > size + apart)  # noqa: B023
+            await shop.kill_supervisor()
+            await shop.take_up(nursery, job)
+            assert_numbered(*shop.retained(job))
+        await shop.end(job)
+        await shop.closed(job)
+        nursery.cancel_scope.cancel()
+    assert_numbered(*shop.retained(job))
+
+
 async def test_a_flood_is_not_torn(bare: Workshop) -> None:
     """Also where the supervisor is killed amid moving bytes, which it then did not live to count."""
-    flood = (
-        "my ($i, $left) = (0, ''); while ($i < 8e6) { my $b = ''; $b .= sprintf('%015d', $i++) . qq(\\n) for 1..997;"
-        " my $at = 0; $at += syswrite(STDOUT, $b, length($b) - $at, $at) while $at < length $b; }"
-    )
-    async with bare.attached(), trio.open_nursery() as nursery:
-        job = await bare.spawn(argv=("perl", "-e", flood), limit=1 << 20)
-        for _ in range(5):
-            size = (await until(lambda: bare.state_of(job))).written
-            await until(lambda: bare.state_of(job), lambda now: now.written > size + (4 << 20))  # noqa: B023
-            await bare.kill_supervisor()
-            await bare.take_up(nursery, job)
-            assert_numbered(*bare.retained(job))
-        await bare.end(job)
-        await bare.closed(job)
-        nursery.cancel_scope.cancel()
-    assert_numbered(*bare.retained(job))
+    await assert_not_torn(bare, ("perl", "-e", FLOOD), kills=5, apart=4 << 20, pty=False)
 
 
 async def test_without_the_daemon_too_a_job_that_lives_is_found(bare: Workshop) -> None:
@@ -256,23 +263,8 @@ async def test_a_jobs_stdin_stays_open(bare: Workshop) -> None:
 
 async def test_a_flood_through_a_terminal_is_not_torn(bare: Workshop) -> None:
     """What a killed supervisor had read and not yet written is in a pipe that the next one is given."""
-    flood = (
-        "my $i = 0; while (1) { my $b = ''; $b .= sprintf('%015d', $i++) . qq(\n) for 1..100;"
-        " my $at = 0; $at += syswrite(STDOUT, $b, length($b) - $at, $at) while $at < length $b; }"
-    )
-    async with bare.attached(), trio.open_nursery() as nursery:
-        raw = ("/bin/sh", "-c", 'stty raw; exec perl -e "$0"', flood)
-        job = await bare.spawn(argv=raw, pty=True, limit=1 << 20)
-        for _ in range(8):
-            size = bare.state_of(job).written
-            await until(lambda: bare.state_of(job).written, lambda now: now > size + (1 << 17))  # noqa: B023
-            await bare.kill_supervisor()
-            await bare.take_up(nursery, job)
-            assert_numbered(*bare.retained(job))
-        await bare.end(job)
-        await bare.closed(job)
-        nursery.cancel_scope.cancel()
-    assert_numbered(*bare.retained(job))
+    raw = ("/bin/sh", "-c", 'stty raw; exec perl -e "$0"', FLOOD)
+    await assert_not_torn(bare, raw, kills=8, apart=1 << 17, pty=True)
 
 
 async def test_a_jobs_terminal_is_not_hung_up(bare: Workshop) -> None:
