@@ -21,20 +21,20 @@ import trio
 from jobfs.commands import Commands
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
+from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
 from jobfs.mountinfo import MOUNTINFO, Mount, mounts
+from jobfs.state import StateDirectory, StateUnusable, serving, this_process
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.table import JobTable
 from mount import mountpoint, service, session
 from mount.attributes import Attributes
 from mount.blocked import BlockedRequests
-from mount.events import CAPACITY, highest_id, open_events
 from mount.notify import KernelFace
 from mount.nudges import Nudges
 from mount.operations import Operations
 from mount.own import OwnMount
-from mount.state import StateDirectory, StateUnusable, serving, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

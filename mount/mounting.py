@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from jobfs import __version__, client
-from mount import init, mountpoint, service, state, successor
+from jobfs import __version__, client, state
+from mount import init, mountpoint, service, successor
 
 if TYPE_CHECKING:
-    from mount.state import Serving
+    from jobfs.state import Serving
 
 ALIVE = ("queued", "running", "stopped")  # statuses that are not final
 _SIZE = re.compile(r"(\d+)([KMGT]?)")

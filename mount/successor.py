@@ -14,12 +14,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from jobfs import state
 from jobfs.client import TYPE
 from jobfs.mountinfo import mounts
+from jobfs.state import Serving, StateUnusable
 from jobfs.store import SCHEMA
-from mount import mountpoint, state
+from mount import mountpoint
 from mount.mountpoint import MountpointUnusable
-from mount.state import Serving, StateUnusable
 
 _DEVICE = "/dev/fuse"
 # Seconds that a daemon has to end by itself. Its last answers take two at most; one that hangs never ends.

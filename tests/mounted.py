@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 from jobfs.mountinfo import mounts
-from mount.state import serving, supervisor_of
+from jobfs.state import serving, supervisor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

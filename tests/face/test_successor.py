@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jobfs.state import Serving, StateDirectory, serving, this_process
 from mount import successor
-from mount.state import Serving, StateDirectory, serving, this_process
 from mount.successor import end, predecessor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ POINT = Path("/v/jobs")
 def daemon(script: str) -> Iterator[tuple[subprocess.Popen[bytes], Serving]]:
     """A process that runs `script`, and what it would say of itself."""
     announce = (
-        "from mount.state import this_process; from pathlib import Path; print(this_process(Path('/v/jobs'), []).born)"
+        "from jobfs.state import this_process; from pathlib import Path; print(this_process(Path('/v/jobs'), []).born)"
     )
     command = [sys.executable, "-c", f"{script}; {announce}; import sys; sys.stdout.flush(); signal.pause()"]
     environment = {**os.environ, "PYTHONPATH": str(Path(successor.__file__).parents[1])}

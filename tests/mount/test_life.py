@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jobfs.state import MEMORY, state_path
 from jobfs.store import SCHEMA
 from jobfs.supervisor import ADDRESS, JOBS, RECORDS, job_file
 from jobfs.supervisor.records import read_records
-from mount.state import MEMORY, state_path
 from tests.mounted import JOBFS, Mounted, is_running, until
 
 if TYPE_CHECKING:

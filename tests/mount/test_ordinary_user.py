@@ -28,8 +28,8 @@ import jobfs
 import mount
 from jobfs.client import PREFERRED
 from jobfs.mountinfo import mounts
+from jobfs.state import serving, supervisor_of
 from mount.mountpoint import default_mountpoint
-from mount.state import serving, supervisor_of
 from tests.mounted import PATIENCE, until
 
 if TYPE_CHECKING:

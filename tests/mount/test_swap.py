@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobfs import __version__
-from mount.state import serving
+from jobfs.state import serving
 from tests.mounted import JOBFS, Mounted, frozen, is_running, until
 
 if TYPE_CHECKING:

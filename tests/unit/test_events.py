@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.stream import RingWriter
-from mount.events import CAPACITY, highest_id, open_events
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobfs.supervisor import ADDRESS, JOBS
-from jobfs.supervisor.wire import PROTOCOL
-from mount.state import (
+from jobfs.state import (
     MEMORY,
     StateDirectory,
     StateUnusable,
@@ -23,6 +21,8 @@ from mount.state import (
     supervisor_of,
     this_process,
 )
+from jobfs.supervisor import ADDRESS, JOBS
+from jobfs.supervisor.wire import PROTOCOL
 
 
 def test_a_state_directory_is_made_private(tmp_path: Path) -> None:
