@@ -26,8 +26,7 @@ from jobfs.errors import (
 )
 from jobfs.model import DEFAULT_CAPACITY, JobSpec
 from jobfs.proc import NO_DESCRIPTOR
-from jobfs.table import with_variables
-from jobfs.text import decode
+from jobfs.text import decode, with_variables
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

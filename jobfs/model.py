@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jobfs.engines.inprocess.task import Task
     from jobfs.states import Status
     from jobfs.stream import StreamState
+
+    Function = Callable[[Task], Awaitable[int | None]]
 
 STREAMS = ("stdout", "stderr")
 DEFAULT_CAPACITY = 10 * 1024 * 1024  # bytes that a stream keeps
@@ -32,6 +37,9 @@ class JobSpec:
     `directory` is the writer's working directory, from which relative paths of the command are read; `cwd` what was
     asked for beside it. `environment` is as the kernel shows it: `NAME=value` entries, NUL-terminated. Of a job that
     was `recovered` after the database was lost, the beginning of its command line is all that is known.
+
+    A `function` is an async function of the program that has the table; `cmd` is what it is called, and `run` is it,
+    which no database keeps: None once the program that had it has ended.
     """
 
     cmd: str | None
@@ -49,6 +57,8 @@ class JobSpec:
     pty: bool = False
     lease: bool = False
     recovered: bool = False
+    function: bool = False
+    run: Function | None = field(default=None, compare=False, repr=False)
     writer: Writer = field(default_factory=Writer)
 
     @property

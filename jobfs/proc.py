@@ -142,3 +142,9 @@ def tasks() -> list[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError as error:
         raise starved(error) from None
+
+
+def own_umask() -> int:
+    """The umask of this process, which umask(2) tells only by changing it, for all threads."""
+    with open("/proc/self/status", "rb") as status:
+        return next((int(line.split()[1], 8) for line in status if line.startswith(b"Umask:")), 0o022)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobfs import proc
+from jobfs.model import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -96,6 +97,16 @@ def all_processes() -> dict[int, Process]:
     """Every process there is, by its number."""
     found = map(read_process, proc.tasks())
     return {process.pid: process for process in found if process is not None}
+
+
+def usage_of(processes: list[Process]) -> Usage:
+    """What these use together."""
+    return Usage(
+        cpu_user_s=sum(process.cpu_user_s for process in processes),
+        cpu_system_s=sum(process.cpu_system_s for process in processes),
+        rss_bytes=sum(process.rss_bytes for process in processes),
+        processes=len(processes),
+    )
 
 
 class ProcessTable:

@@ -97,6 +97,7 @@ def _info(job: JobInfo) -> dict[str, object]:
         "usage": asdict(job.usage),
         "spawned_by": asdict(job.spec.writer),
         "recovered": job.spec.recovered,
+        "function": job.spec.function,
     }
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # By name and not by `asdict`, which copies every value and takes longer than SQLite does.
-_SPEC_FIELDS = [field.name for field in fields(JobSpec) if field.name != "environment"]
+_SPEC_FIELDS = [field.name for field in fields(JobSpec) if field.name not in ("environment", "run")]
 _WRITER_FIELDS = [field.name for field in fields(Writer)]
 
 _TABLES = """
@@ -92,8 +92,12 @@ def _checksums_and_written(db: sqlite3.Connection) -> None:
         db.execute("UPDATE job SET spec_checksum=?, end_checksum=? WHERE id=?", sums)
 
 
+def _functions(_: sqlite3.Connection) -> None:
+    """Specifications say whether they are of a function, which rows of before lack and need not have."""
+
+
 # What makes schema n + 1 of schema n, the first of schema 1; each in the transaction that raises `user_version`.
-_MIGRATIONS = (_pty_and_lease, _checksums_and_written)
+_MIGRATIONS = (_pty_and_lease, _checksums_and_written, _functions)
 SCHEMA = 1 + len(_MIGRATIONS)
 
 

@@ -20,6 +20,7 @@ from jobfs.job import Job
 from jobfs.model import JobSpec
 from jobfs.states import RUNNING, Event, IllegalTransition, after
 from jobfs.stdin import Stdin
+from jobfs.text import with_variables
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -550,10 +551,3 @@ def _handle(job: Job) -> str:
         msg = f"job {job.id} was never started"
         raise JobEnded(msg)
     return job.handle
-
-
-def with_variables(environment: str, variables: Mapping[str, str]) -> str:
-    """`environment` (NUL-terminated entries) with `variables` instead of what it had under their names."""
-    starts = tuple(f"{name}=" for name in variables)
-    kept = [entry for entry in environment.split("\0") if entry and not entry.startswith(starts)]
-    return "\0".join([*kept, *(f"{name}={value}" for name, value in variables.items()), ""])

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # C0, DEL, C1, and the stand-ins of bytes that are not UTF-8: none of them may reach a terminal as they are.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -46,3 +50,10 @@ def rfc3339(when: float | None) -> str | None:
     if when is None:
         return None
     return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def with_variables(environment: str, variables: Mapping[str, str]) -> str:
+    """An environment (NUL-terminated entries) with `variables` instead of what it had under their names."""
+    starts = tuple(f"{name}=" for name in variables)
+    kept = [entry for entry in environment.split("\0") if entry and not entry.startswith(starts)]
+    return "\0".join([*kept, *(f"{name}={value}" for name, value in variables.items()), ""])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -15,22 +14,13 @@ import trio
 from jobfs import proc
 from jobfs.engines.base import Closed, Ended, News, Started, Trace
 from jobfs.engines.connecting import READ, connect
+from jobfs.engines.failures import failure
 from jobfs.engines.keeper import Keeper
 from jobfs.engines.orphans import Orphan, find, is_orphan
 from jobfs.engines.story import news_of, started, story, story_without_supervisor
-from jobfs.errors import (
-    EngineGone,
-    JobEnded,
-    JobfsError,
-    LimitReached,
-    MachineError,
-    NotPermitted,
-    SpawnFailed,
-    StateFull,
-    StdinClosed,
-)
+from jobfs.errors import EngineGone, JobfsError, LimitReached, MachineError
 from jobfs.model import DEFAULT_CAPACITY, STREAMS, Usage
-from jobfs.processes import Process, ProcessTable, Stray, boot_id
+from jobfs.processes import ProcessTable, Stray, boot_id, usage_of
 from jobfs.stream import RingReader, StreamDamaged
 from jobfs.supervisor import JOBS, RECORDS, job_file
 from jobfs.supervisor.passing import RECEIVE_FLAGS, ROOM, Inbox, ancillary, close_all, duplicates
@@ -352,7 +342,7 @@ class LocalEngine:
         """See `Engine`."""
         leaders = {_leader(handle): job for job, handle in sorted(handles.items())}
         found = self._processes.members(leaders, self._hello["pid"], self._strays)
-        return {job: _used(found.get(job, [])) for job in handles}
+        return {job: usage_of(found.get(job, [])) for job in handles}
 
     async def _ask(self, request: Message, descriptors: Mapping[str, int | None] | None = None) -> Message:
         """The answer to `request`, with which those of `descriptors` go along that are not None."""
@@ -389,7 +379,7 @@ class LocalEngine:
             msg = "the supervisor has gone"
             raise EngineGone(msg)
         if "error" in answer.message:
-            raise _error(*answer.message["error"])
+            raise failure(*answer.message["error"])
         return answer
 
     async def _send(self, frame: bytes, descriptors: Iterable[int]) -> None:
@@ -428,35 +418,6 @@ class _Answer:
 
 def _leader(handle: str) -> int:
     return int(handle.partition(" ")[0])
-
-
-_ERRORS: dict[int, tuple[type[JobfsError], str]] = {
-    errno.ESRCH: (JobEnded, "nothing is left of it"),
-    errno.EPIPE: (StdinClosed, "nobody reads its stdin any more"),
-    errno.EPERM: (NotPermitted, "its processes are another user's"),
-    errno.ENOSPC: (StateFull, "the disk that holds the state is full"),
-    errno.EDQUOT: (StateFull, "the disk quota of the state is used up"),
-    errno.EMFILE: (LimitReached, "the supervisor has no descriptor left"),
-    errno.ENFILE: (LimitReached, "the machine has no descriptor left"),
-    errno.EAGAIN: (LimitReached, "no process or terminal can be made: a limit is reached"),
-    errno.ENOMEM: (LimitReached, "there is no memory for another process"),
-}
-
-
-def _error(number: int, about: str) -> JobfsError:
-    if number in _ERRORS:
-        kind, sentence = _ERRORS[number]
-        return kind(sentence)
-    return SpawnFailed(f"cannot {about}: {os.strerror(number)}", number)
-
-
-def _used(processes: list[Process]) -> Usage:
-    return Usage(
-        cpu_user_s=sum(process.cpu_user_s for process in processes),
-        cpu_system_s=sum(process.cpu_system_s for process in processes),
-        rss_bytes=sum(process.rss_bytes for process in processes),
-        processes=len(processes),
-    )
 
 
 def _remove_files(jobs: str, gone: list[int]) -> None:

@@ -26,6 +26,11 @@ class Inlet:
             os.close(self.job_end)
             self.job_end = -1
 
+    def take_job_end(self) -> int:
+        """The job's end, which is the caller's from now on: a job that is no process reads it itself."""
+        end, self.job_end = self.job_end, -1
+        return end
+
     def close(self) -> None:
         """The job reads what is in the pipe, and then end of file."""
         self.started()

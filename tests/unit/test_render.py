@@ -19,6 +19,7 @@ SPEC = JobSpec("make all", None, "/src", "HOME=/root\0", name="build", cwd="lib"
 INFO = [
     *("id", "name", "status", "cmd", "argv", "cwd", "pid", "pgid", "exit_code", "signal", "reason"),
     *("created_at", "started_at", "ended_at", "elapsed_s", "stdout", "stderr", "usage", "spawned_by", "recovered"),
+    "function",
 ]
 STREAM = ["written", "retained", "dropped", "capacity", "closed", "problem"]
 USAGE = ["cpu_user_s", "cpu_system_s", "rss_bytes", "max_rss_bytes", "processes", "lingering"]
@@ -90,6 +91,7 @@ def test_info_says_what_is_known() -> None:
         "usage": dict(zip(USAGE, [0.5, 0.25, 4096, None, 1, 0], strict=True)),
         "spawned_by": {"pid": 7, "uid": 0, "session": 5, "command": "bash"},
         "recovered": False,
+        "function": False,
     } == _said(_job())
 
 

@@ -31,7 +31,7 @@ from jobfs.model import Writer
 from jobfs.states import Event
 from jobfs.store import Store
 from jobfs.stream import StreamDamaged
-from jobfs.table import with_variables
+from jobfs.text import with_variables
 from tests.unit.tables import Desk, desk_in, spec
 
 if TYPE_CHECKING:

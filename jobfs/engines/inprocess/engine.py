@@ -1,0 +1,346 @@
+"""The engine itself: which jobs there are, and what is asked of each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from jobfs import proc
+from jobfs.engines.base import Closed, Ended, News, Trace
+from jobfs.engines.failures import failure
+from jobfs.engines.inprocess.function import FunctionJob
+from jobfs.engines.inprocess.process import ProcessJob
+from jobfs.errors import EngineGone, JobEnded, LimitReached, MachineError, StdinClosed
+from jobfs.model import STREAMS, Usage
+from jobfs.processes import Process, ProcessTable, all_processes, members, usage_of
+from jobfs.states import Event
+from jobfs.stream import RingReader, StreamDamaged
+from jobfs.supervisor import job_file
+from jobfs.supervisor.signals import signal_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from jobfs.model import JobSpec
+    from jobfs.processes import Stray
+
+# How often it is looked at whether processes are stopped, which nobody tells, in seconds.
+_LOOK = 0.25
+# How often it is looked whether what a job left behind has ended, which was told to, in seconds.
+_LOOK_AGAIN = 0.05
+# Seconds until the streams of jobs are closed of which nobody is left that could be seen to hold them.
+_LAST_BYTES = 0.25
+# The number of no process: nothing of these jobs descends from a supervisor.
+_NOBODY = -1
+_STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
+_OVER = "the table that it was in was closed"
+_LOST = "the program that had the table ended"
+
+
+class InProcessEngine:
+    """Runs jobs as children of this program, and async functions beside them, as long as `run` runs.
+
+    Jobs end with it: `close` ends what is left. If the program is killed, its processes are on their own.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """`directory`: where the ring files of the jobs' output are made."""
+        self._directory = directory
+        self._jobs: dict[int, ProcessJob | FunctionJob] = {}
+        self._tell: Callable[[News], None] | None = None
+        self._nursery: trio.Nursery | None = None
+        self._processes = ProcessTable()
+        self._forgotten: dict[int, ProcessJob | FunctionJob] = {}  # of which something is left
+        self._lingering: set[int] = set()  # ended jobs whose remains are being ended
+        self._closed = trio.Event()
+        self._interrupted = trio.Event()
+
+    # Its life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs the jobs until `close` has ended them all; a cancellation does not reach them, `close` does."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._look_for_stops)
+                task_status.started()
+                await self._closed.wait()
+                nursery.cancel_scope.cancel()
+        self._nursery = None
+
+    async def wait_interrupted(self) -> None:
+        """Raises KeyboardInterrupt when one came in a job's function; else it waits for ever.
+
+        Have it run where that is to end the program's own work. The job is `killed:2` by then.
+        """
+        await self._interrupted.wait()
+        raise KeyboardInterrupt
+
+    async def close(self) -> None:
+        """Ends all jobs and what they left behind, each as `end` does, and returns when nothing is left of them.
+
+        Call it also where the program is being cancelled, with a shield. A function that does not heed its cancellation
+        is waited for.
+        """
+        jobs = [*self._jobs.values(), *self._forgotten.values()]
+        for job in jobs:
+            with suppress(OSError):
+                job.end(job.spec.grace, _OVER)
+        for job in jobs:
+            await job.finished.wait()
+        await self._end_all_that_lingers(jobs)
+        for job in jobs:
+            with trio.move_on_after(_LAST_BYTES):
+                await job.over.wait()
+            job.close()
+        self._closed.set()
+
+    async def _end_all_that_lingers(self, jobs: list[ProcessJob | FunctionJob]) -> None:
+        strays = [stray for job in jobs for stray in job.strays]
+        left = members(proc.patiently(all_processes), {}, _NOBODY, strays) if strays else {}
+        graces = {job.job: job.spec.grace for job in jobs}
+        for job, processes in left.items():
+            self._begin_to_end_lingering(job, processes, graces[job])
+        while self._lingering:  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
+            await trio.sleep(_LOOK_AGAIN)
+
+    async def _look_for_stops(self) -> None:
+        while True:
+            await trio.sleep(_LOOK)
+            for job in list(self._jobs.values()):
+                job.look()
+
+    # What it is to its jobs: see `Host`
+
+    def tell(self, news: News) -> None:
+        """See `Host`."""
+        if isinstance(news, Ended):
+            self._processes.forget()  # what it left behind is lingering from now on: look anew
+        if self._tell is not None:
+            self._tell(news)
+
+    def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
+        """See `Host`."""
+        if self._nursery is None:
+            raise EngineGone("the table is closed")
+        self._nursery.start_soon(function)
+
+    def path(self, job: int, name: str) -> str:
+        """See `Host`."""
+        return job_file(str(self._directory), job, name)
+
+    def members(self, job: int) -> list[Process]:
+        """See `Host`."""
+        return members(proc.patiently(all_processes), {}, _NOBODY, self._strays_of(job)).get(job, [])
+
+    def _strays_of(self, job: int) -> list[Stray]:
+        known = self._jobs.get(job)
+        return [] if known is None else known.strays
+
+    # The protocol
+
+    async def attach(self, alive: Mapping[int, str | None], tell: Callable[[News], None]) -> list[News]:
+        """See `Engine`. Needs `run` to be running already."""
+        await trio.lowlevel.checkpoint()
+        self._tell = tell
+        news: list[News] = []
+        for job in alive:
+            known = self._jobs.get(job)
+            if known is not None:
+                known.unwatch()
+                news += known.story
+            else:
+                news.append(Ended(job, Event.LOSE, None, time.time(), None, _LOST))
+        news += [
+            Closed(job, known.open_streams)
+            for job, known in self._jobs.items()
+            if job not in alive and known.ended is not None
+        ]
+        return news
+
+    async def spawn(
+        self, job: int, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None
+    ) -> None:
+        """See `Engine`. A lease is its caller's affair as long as this program lives, and no longer."""
+        del holder
+        if spec.function:
+            await trio.lowlevel.checkpoint()
+            self.spawn_nowait(job, spec, environment)
+            return
+        self._require_running()
+        with _translated("make its pipes"):
+            process = ProcessJob(self, job, spec)
+        started = await process.start(environment, directory)
+        self._jobs[job] = process
+        self.tell(started)
+
+    def spawn_nowait(self, job: int, spec: JobSpec, environment: str) -> None:
+        """Starts a job that is a function; `Started` is told before this returns, and before its first step."""
+        self._require_running()
+        if spec.run is None:
+            raise MachineError(f"{spec.line} was a function of a program that has ended: it cannot be run again")
+        with _translated("make its pipe"):
+            function = FunctionJob(self, job, spec, environment)
+        self._jobs[job] = function
+        self.tell(function.started)
+        self.start_soon(partial(self._run_function, function))
+
+    async def _run_function(self, function: FunctionJob) -> None:
+        try:
+            await function.run()
+        except* KeyboardInterrupt:
+            self._interrupted.set()
+
+    def function(self, job: int) -> FunctionJob:
+        """A job that `spawn_nowait` has started."""
+        found = self._jobs[job]
+        assert isinstance(found, FunctionJob)
+        return found
+
+    async def signal(self, job: int, handle: str, number: int) -> None:
+        """See `Engine`."""
+        del handle
+        await trio.lowlevel.checkpoint()
+        known = self._known(job)
+        with _translated("signal it"):
+            if known.ended is None:
+                known.signal(number)
+            elif not signal_processes(self.members(job), number):
+                raise JobEnded("nothing is left of it")
+
+    async def end(self, job: int, handle: str, grace: float, reason: str | None = None) -> None:
+        """See `Engine`."""
+        del handle
+        await trio.lowlevel.checkpoint()
+        known = self._known(job)
+        with _translated("end it"):
+            if known.ended is None:
+                known.end(grace, reason)
+            else:
+                self._end_lingering(job, grace)
+
+    def _end_lingering(self, job: int, grace: float) -> None:
+        left = self.members(job)
+        if not left:
+            raise JobEnded("nothing is left of it")
+        self._begin_to_end_lingering(job, left, grace)
+
+    def _begin_to_end_lingering(self, job: int, left: list[Process], grace: float) -> None:
+        if job in self._lingering:
+            return
+        self._lingering.add(job)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            signal_processes(left, number)
+        self.start_soon(partial(self._kill_lingering, job, grace))
+
+    async def _kill_lingering(self, job: int, grace: float) -> None:
+        try:
+            with trio.move_on_after(grace):
+                while self.members(job):  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
+                    await trio.sleep(_LOOK_AGAIN)
+                return
+            signal_processes(self.members(job), signal.SIGKILL)
+        finally:
+            self._lingering.discard(job)
+
+    async def open_stdin(self, job: int) -> int:
+        """See `Engine`."""
+        await trio.lowlevel.checkpoint()
+        known = self._jobs.get(job)
+        if known is None or known.gone:
+            raise StdinClosed("nobody reads its stdin any more")
+        with _translated("open its stdin"):
+            return known.open_stdin()
+
+    async def close_stdin(self, job: int) -> None:
+        """See `Engine`."""
+        await trio.lowlevel.checkpoint()
+        try:
+            with _translated("close its stdin"):
+                self._known(job).close_stdin()
+        except LimitReached as error:
+            raise LimitReached("its terminal takes nothing more: the job does not read it") from error
+
+    async def resize(self, job: int, rows: int, columns: int) -> None:
+        """See `Engine`."""
+        await trio.lowlevel.checkpoint()
+        with _translated("resize it"):
+            self._known(job).resize(rows, columns)
+
+    async def acknowledge(self, jobs: Iterable[int]) -> None:
+        """See `Engine`. The ends are known as long as the jobs are."""
+        del jobs
+        await trio.lowlevel.checkpoint()
+
+    def known(self) -> Mapping[int, Trace]:
+        """See `Engine`."""
+        streams = filter(None, map(_STREAM.fullmatch, os.listdir(self._directory)))
+        found = {int(match[1]): Trace() for match in streams}
+        return found | {job: _trace(known) for job, known in self._jobs.items()}
+
+    async def forget(self, jobs: Iterable[int]) -> None:
+        """See `Engine`."""
+        for job in jobs:
+            known = self._jobs.pop(job, None)
+            if known is not None:
+                known.forget()
+                if not known.over.is_set():
+                    self._forgotten[job] = known
+            for name in STREAMS:
+                with suppress(OSError):  # most have not written to both streams
+                    os.unlink(self.path(job, name))
+        await trio.lowlevel.checkpoint()
+
+    def open_stream(self, job: int, name: str) -> RingReader | None:
+        """See `Engine`."""
+        try:
+            return RingReader.open(self.path(job, name))
+        except FileNotFoundError:
+            if not self._directory.exists():
+                raise StreamDamaged("it was removed, with the state") from None
+            return None
+
+    def watch(self, job: int, name: str, past: int) -> None:
+        """See `Engine`."""
+        known = self._jobs.get(job)
+        if known is not None:
+            known.watch(name, past)
+
+    def usage(self, handles: Mapping[int, str]) -> Mapping[int, Usage]:
+        """See `Engine`. Of a function its processes are counted."""
+        strays = [stray for job in handles for stray in self._strays_of(job)]
+        found = self._processes.members({}, _NOBODY, strays) if strays else {}
+        return {job: usage_of(found.get(job, [])) for job in handles}
+
+    def _known(self, job: int) -> ProcessJob | FunctionJob:
+        known = self._jobs.get(job)
+        if known is None:
+            raise JobEnded("nothing is left of it")
+        return known
+
+    def _require_running(self) -> None:
+        if self._nursery is None or self._closed.is_set():
+            raise EngineGone("the table is closed")
+
+
+def _trace(known: ProcessJob | FunctionJob) -> Trace:
+    spec = known.spec
+    return Trace(spec.line, known.started.started_at, spec.limit, spec.pty, may_live=known.ended is None)
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """What a system call fails with becomes an error of the family."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(error.errno or errno.EIO, doing) from error
