@@ -20,6 +20,7 @@ from jobfs.supervisor.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jobfs.supervisor.loop import Loop
     from jobfs.supervisor.records import Records
     from jobfs.supervisor.wire import JobRecord, SpawnOrder
 
@@ -162,6 +163,46 @@ class Berth:
                 self._records.give_back(self._slot)
             else:
                 self._records.release(self._job)
+
+
+class Berths:
+    """The berths of the jobs whose files are in one directory; one is always being kept ready."""
+
+    def __init__(self, loop: Loop, jobs: str, records: Records, hold: Hold) -> None:
+        self._loop = loop
+        self._jobs = jobs
+        self._records = records
+        self._hold = hold
+        self._spare: Berth | None = None
+
+    def give(self, job: int, order: SpawnOrder) -> Berth:
+        """One that is the job's, with what `order` asks for; OSError where that cannot be had."""
+        berth = Berth.make(self._jobs, self._records, TERMINAL) if order["pty"] else self._take_spare()
+        try:
+            berth.take(job, order, self._hold)
+        except OSError:
+            berth.discard()
+            raise
+        return berth
+
+    def adopt(self, record: JobRecord, brought: dict[str, int]) -> Berth:
+        """See `Berth.adopt`."""
+        return Berth.adopt(self._jobs, self._records, record, brought, self._hold)
+
+    def close(self) -> None:
+        """Gives back what was made for a job that never came."""
+        if self._spare is not None:
+            self._spare.discard()
+            self._spare = None
+
+    def _take_spare(self) -> Berth:
+        berth, self._spare = self._spare or Berth.make(self._jobs, self._records), None
+        self._loop.after(0, self._make_spare)
+        return berth
+
+    def _make_spare(self) -> None:
+        with suppress(OSError):  # the spawn that needs it will say so
+            self._spare = self._spare or Berth.make(self._jobs, self._records)
 
 
 def _hold_ring(hold: Hold, job: int, name: str, ring: int) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+
+from jobfs.processes import ticks
+from jobfs.supervisor.records import short_line
 
 if TYPE_CHECKING:
     from jobfs.supervisor.adoption import Adoption
@@ -11,7 +15,9 @@ if TYPE_CHECKING:
     from jobfs.supervisor.lease import Lease
     from jobfs.supervisor.loop import Timer
     from jobfs.supervisor.outlet import Outlet
-    from jobfs.supervisor.wire import JobRecord
+    from jobfs.supervisor.wire import JobRecord, SpawnOrder
+
+_UNKNOWN_END = "its supervisor was killed, and how it ended is not known"
 
 
 class Child:
@@ -35,6 +41,18 @@ class Child:
         self.kill: Timer | None = None  # the end of the grace period
         self.retries: dict[str, Timer] = {}  # by stream, while the disk is full
 
+    def process_ended(self, status: int | None) -> None:
+        """Its process has ended, with that wait status; None: nobody knows with which."""
+        self.gone = True
+        self.berth.process_ended()
+        self.close_lease()
+        if self.timeout is not None:
+            self.timeout.cancel()
+        self.record |= {"ended_at": time.time(), "elapsed": time.monotonic() - self.record["started_clock"]}
+        if status is None:
+            self.record |= {"lost": True, "reason": self.record["reason"] or _UNKNOWN_END}
+        self.wait_status = status
+
     def close_lease(self) -> None:
         """Its life depends on nobody any more: it has ended."""
         if self.lease is not None:
@@ -46,6 +64,11 @@ class Child:
         for timer in (self.timeout, self.kill, *self.retries.values()):
             if timer is not None:
                 timer.cancel()
+
+    @property
+    def described(self) -> JobRecord:
+        """Its record as it is now, with what is told of its streams."""
+        return {**self.record, "open_streams": self.open_streams, "stalled": self.stalled}
 
     @property
     def outlets(self) -> dict[str, Outlet]:
@@ -91,3 +114,24 @@ class Child:
             for name, outlet in self.outlets.items()
             if outlet.stalled
         }
+
+
+def first_record(job: int, order: SpawnOrder, berth: Berth, boot_id: str) -> JobRecord:
+    """What is known of a job whose process is about to be started."""
+    now = time.monotonic()
+    return {
+        "id": job,
+        "line": short_line(order["argv"]),
+        "reason": None,
+        "stopped": False,
+        "boot_id": boot_id,
+        "started_at": time.time(),
+        "started_clock": now,
+        "start_window": (ticks(), 0),
+        "pipes": berth.pipes,
+        "limit": order["limit"],
+        "grace": order["grace"],
+        "deadline": None if order["timeout"] is None else now + order["timeout"],
+        "lease": order["lease"],
+        "pty": order["pty"],
+    }
