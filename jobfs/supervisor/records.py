@@ -160,7 +160,8 @@ def _parse(slot: bytes) -> JobRecord | None:
         record = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict):
+    # Before there were checksums there were only these keys: with others, it is the word that was scribbled on.
+    if not isinstance(record, dict) or not (has_checksum or record.keys() <= _VALUES.keys()):
         return None
     record.pop("checksum", None)
     return cast("JobRecord", record) if _makes_sense(record) else None

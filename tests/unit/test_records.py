@@ -193,6 +193,16 @@ def test_a_byte_that_was_changed_is_never_believed(at: int, byte: int) -> None:
         assert read_records(str(path)) in ({1: record(1)}, {})
 
 
+def test_a_record_whose_checksum_was_made_another_key_is_not_believed(tmp_path: Path) -> None:
+    """Where the word itself was changed, the record is not taken for one of a version that had no checksums."""
+    path = tmp_path / "records"
+    records = Records(str(path))
+    records.assign(records.allocate(), 1)
+    records.write(record(1))
+    path.write_bytes(path.read_bytes().replace(b'"checksum"', b'"checksux"'))
+    assert {} == read_records(str(path))
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, SIZE - 1, SIZE, SIZE + 1, 2 * SIZE - 1])
 def test_a_file_that_was_cut_keeps_what_is_left(tmp_path: Path, size: int) -> None:
     """Records whose end is there are whole, a part of one is none, and the file can be gone on with."""
