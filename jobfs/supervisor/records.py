@@ -161,7 +161,7 @@ def _parse(slot: bytes) -> JobRecord | None:
     except (ValueError, RecursionError):
         return None
     # Before there were checksums there were only these keys: with others, it is the word that was scribbled on.
-    if not isinstance(record, dict) or not (has_checksum or record.keys() <= _VALUES.keys()):
+    if not isinstance(record, dict) or not (has_checksum or record.keys() <= _VALUES.keys() | {"stalled"}):
         return None
     record.pop("checksum", None)
     return cast("JobRecord", record) if _makes_sense(record) else None

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,8 +151,10 @@ WHOLE: dict[str, object] = {
 
 
 def read_back(path: Path, said: Mapping[str, object]) -> dict[int, JobRecord]:
-    """What is believed of a slot that says so, as a supervisor of before the checksums would have written it."""
-    path.write_bytes(json.dumps(said).encode().ljust(SIZE, b"\n"))
+    """What is believed of a slot that says so, with the checksum that a supervisor writes."""
+    body = json.dumps(said).encode()[:-1]
+    path.write_bytes(b'%b, "checksum": %d}' % (body, zlib.crc32(body)) + b"\n" * SIZE)
+    os.truncate(path, SIZE)
     return read_records(str(path))
 
 
@@ -191,6 +194,13 @@ def test_a_byte_that_was_changed_is_never_believed(at: int, byte: int) -> None:
         raw[at] = byte
         path.write_bytes(raw)
         assert read_records(str(path)) in ({1: record(1)}, {})
+
+
+def test_a_record_of_before_the_checksums_is_believed(tmp_path: Path) -> None:
+    """A supervisor of that time may have written it."""
+    path = tmp_path / "records"
+    path.write_bytes(json.dumps(record(1)).encode().ljust(SIZE, b"\n"))
+    assert {1: record(1)} == read_records(str(path))
 
 
 def test_a_record_whose_checksum_was_made_another_key_is_not_believed(tmp_path: Path) -> None:
