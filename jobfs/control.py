@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard, TypeVar
 
 from jobfs.errors import BadCommand, LineTooLong
+from jobfs.model import DEFAULT_GRACE
 from jobfs.text import decode, encode, printable
 
 MAX_LINE = 1 << 20
@@ -67,7 +68,7 @@ class SpawnOptions:
     stdin: str = "none"
     limit: int | None = None
     timeout: float | None = None
-    grace: float = 5.0
+    grace: float = DEFAULT_GRACE
     nice: int | None = None
     lease: bool = False
     pty: bool = False
@@ -211,6 +212,13 @@ def parse_line(line: bytes, *, job: str | None = None) -> Command | None:
             raise BadCommand("a job's own ctl takes no JSON: write to the ctl of the root")
         return _command(*_read_json(text))
     return _command(*_read_words(text, job))
+
+
+def spawn_of(values: Mapping[str, object]) -> Spawn:
+    """The spawn that a JSON object of those keys and values asks for, without `op`; BadCommand where it is none."""
+    command = _command("spawn", dict(values))
+    assert isinstance(command, Spawn)
+    return command
 
 
 def validate_name(name: str) -> str:

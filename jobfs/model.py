@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdout", "stderr")
 DEFAULT_CAPACITY = 10 * 1024 * 1024  # bytes that a stream keeps
+DEFAULT_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class JobSpec:
     stdin: str = "none"
     limit: int = DEFAULT_CAPACITY
     timeout: float | None = None
-    grace: float = 5.0
+    grace: float = DEFAULT_GRACE
     nice: int | None = None
     pty: bool = False
     lease: bool = False

@@ -9,25 +9,32 @@ import select
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import platformdirs
 import psutil
 
 import jobfs
 from jobfs import mountinfo
+from jobfs.errors import MachineError, StateFull
 from jobfs.files import RESERVE, read_object, write_object
 from jobfs.processes import boot_id, read_process
 from jobfs.supervisor import ADDRESS, JOBS, LOCK, RECORDS, identity
 from jobfs.supervisor.wire import PROTOCOL
 
+if TYPE_CHECKING:
+    from jobfs.store import Store
+
 MEMORY = "memory"
+SUPERVISOR = "supervisor"
+"""The owner of a state that `jobfs mount` serves."""
+
 _SERVING = "daemon.json"
-_LOCK = "daemon.lock"
+LOCK_FILE = "daemon.lock"
 # What is opened in the state directory: a FIFO in the place of one would be waited for, and a link lead elsewhere.
 _FILES = (
     *("log", "log.1", "events", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal"),
-    *(RESERVE, _SERVING, _LOCK, ADDRESS, LOCK, f"{JOBS}/{RECORDS}"),
+    *(RESERVE, _SERVING, LOCK_FILE, ADDRESS, LOCK, f"{JOBS}/{RECORDS}"),
 )
 _PID_MAX = 1 << 22  # proc(5)
 _TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
@@ -37,7 +44,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
-class StateUnusable(Exception):  # noqa: N818 - the message is the sentence that a person reads
+class StateUnusable(MachineError):  # noqa: N818 - the message is the sentence that a person reads
     """The state directory cannot be used, and why."""
 
 
@@ -112,7 +119,7 @@ class StateDirectory:
         self.path = path
         check(path)
         try:
-            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             msg = f"the state directory {path} cannot be written to: {error.strerror}"
             raise StateUnusable(msg) from error
@@ -136,9 +143,25 @@ class StateDirectory:
     def leave(self) -> None:
         """Nobody serves it any more."""
         lock = os.fstat(self._lock)
-        if identity(self.path / _LOCK) == (lock.st_dev, lock.st_ino):  # else another one has that name by now
+        if identity(self.path / LOCK_FILE) == (lock.st_dev, lock.st_ino):  # else another one has that name by now
             (self.path / _SERVING).unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def claim_for(owner: str, store: Store, path: Path) -> None:
+    """Notes in a state that was just made who owns its jobs; StateUnusable where it is another one's.
+
+    Owners are the supervisor, `SUPERVISOR`, and programs with a table of their own. Neither knows of the other's jobs
+    whether they live.
+    """
+    fresh = store.made and not (path / JOBS / RECORDS).exists()  # else a supervisor has been there before
+    try:
+        found = store.property("owner", owner if fresh else SUPERVISOR)
+    except StateFull:  # then it is not one that was just made
+        return
+    if found != owner:
+        who = "a daemon: mount it with `jobfs mount`" if found == SUPERVISOR else "a program: see jobfs.open_table"
+        raise StateUnusable(f"the state in {path} is that of {who}")
 
 
 def this_process(mountpoint: Path, made: list[str]) -> Serving:

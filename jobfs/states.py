@@ -80,6 +80,10 @@ class Status:
         """The contract's status word, without a newline."""
         return self.state.value if self.code is None else f"{self.state.value}:{self.code}"
 
+    def __str__(self) -> str:
+        """The word."""
+        return self.word
+
     @classmethod
     def parse(cls, word: str) -> Status:
         """The status that `word` stands for; ValueError where it is none."""

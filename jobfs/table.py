@@ -54,6 +54,9 @@ class Face(Protocol):
     def failed(self, job: int) -> None:
         """The job has not come, and will not."""
 
+    def came(self, job: int) -> None:
+        """The job has come, and nobody could be told to expect it: everybody may find it already."""
+
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
         """These jobs are gone; `by_rmdir` is the id that the kernel itself is just removing."""
 
@@ -68,6 +71,9 @@ class NoFace:
         """Nothing is to be done."""
 
     def failed(self, job: int) -> None:
+        """Nothing is to be done."""
+
+    def came(self, job: int) -> None:
         """Nothing is to be done."""
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
@@ -261,6 +267,21 @@ class JobTable:
         await self.face.appeared(job.id)
         return job
 
+    def spawn_nowait(self, spec: JobSpec, environment: str, start: Callable[[int, JobSpec, str], None]) -> Job:
+        """Starts a job that takes no time to be started, by `start`, upon which `Started` was told; see `spawn`."""
+        self.check_name(spec.name)
+        now = time.time()
+        job = Job(self._store.add(spec, now), spec, now, self._engine)
+        self._starting[job.id] = job
+        try:
+            start(job.id, spec, self.environment(job.id, environment))
+        except Exception:
+            self._starting.pop(job.id, None)
+            self._forget_row(job)
+            raise
+        self.face.came(job.id)
+        return job
+
     async def _was_started(self, job: Job) -> bool:
         """Whether a job has begun whose engine went meanwhile: the next one finds out."""
         with trio.move_on_after(_TAKING_UP):
@@ -268,8 +289,9 @@ class JobTable:
         return job.id in self._jobs
 
     def environment(self, job: int, base: str) -> str:
-        """A job's environment: `base` with JOBFS_ID and JOBFS_MOUNT."""
-        return with_variables(base, {"JOBFS_ID": str(job), "JOBFS_MOUNT": self.mount})
+        """A job's environment: `base` with JOBFS_ID and, where the table is mounted, JOBFS_MOUNT."""
+        mount = {"JOBFS_MOUNT": self.mount} if self.mount else {}
+        return with_variables(base, {"JOBFS_ID": str(job)} | mount)
 
     def check_name(self, name: str | None) -> None:
         """NameTaken where a job that is alive has that name."""
@@ -283,9 +305,9 @@ class JobTable:
         """Signals a job's process group; JobEnded where nobody is left."""
         await self._engine.signal(job.id, _handle(job), number)
 
-    async def end(self, job: Job, reason: str | None = None) -> None:
-        """Ends a job, or what an ended one left behind; JobEnded where nobody is left."""
-        await self._engine.end(job.id, _handle(job), job.spec.grace, reason)
+    async def end(self, job: Job, reason: str | None = None, grace: float | None = None) -> None:
+        """Ends a job, or what an ended one left behind; JobEnded where nobody is left. `grace`: seconds, its own."""
+        await self._engine.end(job.id, _handle(job), job.spec.grace if grace is None else grace, reason)
 
     def stdin(self, job: Job) -> Stdin:
         """What is written to for the job to read it, the same for all who ask; closed where it reads nothing."""
@@ -340,9 +362,9 @@ class JobTable:
             self._wake = trio.Event()
             # Each by itself: on a full disk nothing can be stored until pruning has made room. Whatever goes wrong, a
             # thread that cannot be started for one, is no reason for the daemon to end.
-            for job in [job for job in self._unstored.values() if job.id not in self._ended_bytes]:
-                self._note_retained(job)
-            done = [await self._tried(task) for task in (self._store_ends, self._prune)]
+            self._note_ends()
+            prune = partial(self.prune, self._keep, self._keep_bytes)
+            done = [await self._tried(task) for task in (self.store_ends, prune)]
             if not all(done):
                 await trio.sleep(_STORE_RETRY)
                 self._wake.set()
@@ -501,7 +523,8 @@ class JobTable:
         except MachineError as error:
             log.warning("job %d, which was not started, stays in the database: %s", job.id, error)
 
-    async def _store_ends(self) -> None:
+    async def store_ends(self) -> None:
+        """Stores the ends that were not stored yet, as `keep_house` does by and by."""
         ended = list(self._unstored.values())
         if not ended:
             return
@@ -522,11 +545,17 @@ class JobTable:
         self._retained += retained - self._ended_bytes.get(job.id, 0)
         self._ended_bytes[job.id] = retained
 
-    async def _prune(self) -> None:
+    def _note_ends(self) -> None:
+        for job in [job for job in self._unstored.values() if job.id not in self._ended_bytes]:
+            self._note_retained(job)
+
+    async def prune(self, keep: int, keep_bytes: int) -> None:
+        """Forgets the oldest ended jobs past `keep` of them, or past `keep_bytes` of output of theirs."""
+        self._note_ends()
         count, total = len(self._ended_bytes), self._retained
         oldest: list[Job] = []
         for job, retained in self._ended_bytes.items():
-            if count <= self._keep and total <= self._keep_bytes:
+            if count <= keep and total <= keep_bytes:
                 break
             oldest.append(self._jobs[job])
             count -= 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import logging.handlers
 import os
 import resource
-import select
 import signal
 import time
 from contextlib import suppress
@@ -15,26 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyfuse3
 import trio
 
-from jobfs.commands import Commands
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
-from jobfs.mountinfo import MOUNTINFO, Mount, mounts
-from jobfs.state import StateDirectory, StateUnusable, serving, this_process
+from jobfs.state import SUPERVISOR, StateDirectory, claim_for, serving, this_process
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.table import JobTable
-from mount import mountpoint, service, session
-from mount.attributes import Attributes
-from mount.blocked import BlockedRequests
-from mount.notify import KernelFace
-from mount.nudges import Nudges
-from mount.operations import Operations
-from mount.own import OwnMount
+from mount import mountpoint, service
+from mount.serving import TableMount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,10 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_SIZE = 1024 * 1024  # bytes of one log file; one older one is kept
-_MAX_TASKS = 100_000  # requests that may wait at once; pyfuse3's 99 would freeze the mount
 # What keeps a daemon from serving and is told in a sentence, not by a traceback.
-FORESEEN = (mountpoint.MountpointUnusable, StateUnusable, JobfsError, OSError)
-_LAST_ANSWERS = 2.0  # seconds that requests have to be answered after a signal; one may wait for what never comes
+FORESEEN = (mountpoint.MountpointUnusable, JobfsError, OSError)
 _READY = "ready"
 _RESTART_PAUSE = 0.5  # seconds between attempts to have a supervisor again
 
@@ -164,18 +152,11 @@ class _Daemon:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._engine = LocalEngine(options.state)
-        store = Store(options.state / "jobs.sqlite")
-        self._store = store
+        self._store = store = Store(options.state / "jobs.sqlite")
+        claim_for(SUPERVISOR, store, options.state)
         self._events_path = options.state / "events"
         self._events = open_events(self._events_path)
         self._table = JobTable(store, self._engine, self._events, keep=options.keep, keep_bytes=options.keep_bytes)
-        self._table.mount = str(options.point)
-        self._own = OwnMount()
-        self._nudges = Nudges(self._own)
-        self._kernel = KernelFace(self._own, self._nudges)
-        self._table.face = self._kernel
-        self._blocked = BlockedRequests()
-        self._mountinfo = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serves until the mount is gone."""
@@ -187,112 +168,22 @@ class _Daemon:
                     self._store.pass_over(highest_id(self._events_path))
                 nursery.start_soon(self._table.keep_house)
                 nursery.start_soon(self._replace_supervisor, nursery)
-                await self._mounted(nursery, ready)
+                await self._serve(nursery, ready)
                 nursery.cancel_scope.cancel()
         finally:
             self._store.close()
             self._events.detach()
-            os.close(self._mountinfo)
 
-    async def _mounted(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
-        created_at = _created_at(self._store)
+    async def _serve(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
         events = StreamView(
             lambda: RingReader.open(self._events_path),
             CAPACITY,
             lambda _: self._table.recorded.listen(events.grew),
         )
-        attributes = Attributes(self._table, events, created_at)
-        operations = Operations(self._table, Commands(self._table), events, attributes, self._kernel, self._blocked)
-        requests = session.tune(self._blocked.interrupted)
-        mount = self._mount(operations)
-        self._kernel.mounted = True
-        if mount is not None:
-            operations.mounted_as = (mount.id, mount.device)
-            await nursery.start(self._own.run, self._options.point, mount.id)
-            major, minor = map(int, mount.device.split(":"))
-            self._nudges.device = major << 20 | minor
-        self._nudges.follow_table(self._table)
-        nursery.start_soon(self._nudges.run)
-        nursery.start_soon(self._blocked.run)
-        try:
-            with trio.CancelScope() as serving:
-                await nursery.start(self._heed_signals, operations, serving)
-                nursery.start_soon(self._end_when_disconnected, requests, serving)
-                if mount is not None:
-                    nursery.start_soon(self._end_when_taken_away, mount.id, serving)
-                nursery.start_soon(_say_when_mounted, ready)
-                log.info("process %d serves %s at %s", os.getpid(), self._options.state, self._options.point)
-                await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
-        finally:
-            self._unmount(mount)
-            log.info("process %d no longer serves %s", os.getpid(), self._options.point)
-
-    def _mount(self, operations: Operations) -> Mount | None:
-        """Mounts; gives the mount as the kernel lists it, None where somebody took it away at once."""
-        point = self._options.point
-        options = {f"fsname={mountpoint.source(self._options.state)}", "subtype=jobfs"}
-        try:
-            beneath = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            msg = f"{point} cannot be used: {error.strerror}"
-            raise mountpoint.MountpointUnusable(msg) from error
-        try:
-            pyfuse3.init(operations, str(point), options)
-            if hidden := mountpoint.beneath(beneath):
-                log.warning("hidden beneath the mount, as nothing was mounted when they were made: %s", hidden)
-        except RuntimeError as error:
-            msg = f"mounting at {point} failed: you need to be allowed to read and write /dev/fuse"
-            raise mountpoint.MountpointUnusable(msg) from error
-        finally:
-            os.close(beneath)
-        return mountpoint.mount_at(point)
-
-    def _unmount(self, mount: Mount | None) -> None:
-        """Lets go of the kernel's side. Another mount that is there by now is somebody else's."""
-        point = self._options.point
-
-        def is_ours() -> bool:
-            now = mountpoint.mount_at(point, self._mountinfo)
-            return mount is not None and now is not None and now.id == mount.id
-
-        pyfuse3.close(unmount=is_ours())
-        if is_ours():  # it was aborted (fusectl), and libfuse leaves it then
-            with suppress(mountpoint.MountpointUnusable, OSError):
-                mountpoint.unmount(point, lazy=True)
-
-    async def _heed_signals(
-        self, operations: Operations, serving: trio.CancelScope, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
-            task_status.started()
-            async for number in signals:
-                if number == signal.SIGUSR1:
-                    self._make_way(operations)
-                    continue
-                log.info("%s: unmounting", signal.Signals(number).name)
-                self._end(serving)
-
-    async def _end_when_taken_away(self, mount: int, serving: trio.CancelScope) -> None:
-        """After `umount -l` those who have files open could go on; but nobody could mount the state again meanwhile."""
-        await _wait_taken_away(self._mountinfo, mount)
-        self._end(serving)
-
-    async def _end_when_disconnected(self, requests: session.RequestWait, serving: trio.CancelScope) -> None:
-        """After an abort (fusectl) no request comes any more, while those that wait know nothing of it."""
-        await requests.wait_disconnected()
-        self._end(serving)
-
-    def _end(self, serving: trio.CancelScope) -> None:
-        """Who waits is to go, and then all others, who have a moment for their answers."""
-        self._blocked.refuse(errno.ENOTCONN)
-        pyfuse3.terminate()
-        serving.deadline = min(serving.deadline, trio.current_time() + _LAST_ANSWERS)
-
-    def _make_way(self, operations: Operations) -> None:
-        """Somebody is about to unmount: what we have open there, and who only waits, is not to be in the way."""
-        self._own.rest()
-        if operations.open_files == len(self._blocked):
-            self._blocked.answer_all(errno.ENOTCONN)
+        point, state = self._options.point, self._options.state
+        mount = TableMount(self._table, events, point, state=state, created_at=_created_at(self._store))
+        await nursery.start(_heed_signals, mount)
+        await mount.run(ready)
 
     async def _replace_supervisor(self, nursery: trio.Nursery) -> None:
         """Whenever the supervisor has gone, a new one is started; its records tell what has become of the jobs."""
@@ -327,19 +218,15 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-async def _say_when_mounted(ready: Callable[[], None]) -> None:
-    """Being in the session loop is being mounted: what is asked from now on is answered."""
-    await trio.lowlevel.checkpoint()
-    ready()
-
-
-async def _wait_taken_away(mountinfo: int, number: int) -> None:
-    """Waits until the mount of that number is none that this process sees any more."""
-    with select.epoll() as changed:
-        changed.register(mountinfo, select.EPOLLPRI | select.EPOLLERR)  # proc(5): that is how it tells
-        while any(mount.id == number for mount in mounts(mountinfo)):
-            await trio.lowlevel.wait_readable(changed.fileno())
-            changed.poll(0)
+async def _heed_signals(mount: TableMount, *, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                mount.make_way()
+            else:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                mount.end()
 
 
 def _created_at(store: Store) -> float:

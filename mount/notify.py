@@ -33,8 +33,9 @@ _HELD = 0.02
 class _Birth:
     """A job on its way: whether it has come, and whether its directory is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hidden: bool = True) -> None:
         self.come = trio.Event()
+        self.hidden = hidden  # until it is made
         self.made = False
         self.making: Answer | None = None
         self.bell = Bell()  # rung when it is made, or could not be
@@ -76,6 +77,21 @@ class KernelFace:
     def failed(self, job: int) -> None:
         """See `Face`."""
         self._births.pop(job).come.set()
+
+    def came(self, job: int) -> None:
+        """See `Face`. Where somebody looks at the directory before it is made, watchers do not hear of it."""
+        if self.mounted:
+            birth = self._births[job] = _Birth(hidden=False)
+            birth.come.set()
+            self._begin_to_make(job, birth)
+            if birth.making is None or birth.making.over:
+                del self._births[job]
+            else:
+                birth.making.bell.listen(lambda: self._forget_birth(job, birth))
+
+    def _forget_birth(self, job: int, birth: _Birth) -> None:
+        if self._births.get(job) is birth:
+            del self._births[job]
 
     async def made(self, job: int) -> bool:
         """Whether the job has come, for which a directory is just being made; waits for that, not for long."""
@@ -147,7 +163,7 @@ class KernelFace:
     def hides(self, job: int) -> bool:
         """Whether a job is not to be found yet."""
         birth = self._births.get(job)
-        return birth is not None and not birth.made
+        return birth is not None and birth.hidden and not birth.made
 
     def leaving(self, job: int, task: int | None = None) -> Job | None:
         """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""

@@ -41,14 +41,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(sock: socket.socket, directory: str, mount: int) -> None:
-    """Answers requests until the daemon has gone."""
-    while request := sock.recv(PACKET):
+    """Answers requests until the one who asks has gone."""
+    while request := _next(sock):
         verb, *words = request.split()
         try:
             said = _do(verb, words, directory, mount)
         except OSError as error:
             said = [str(error)]
-        sock.send("\n".join([*said, ""]).encode() or b"\n")
+        try:
+            sock.send("\n".join([*said, ""]).encode() or b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _next(sock: socket.socket) -> bytes:
+    """The next request; nothing where the one who asks has gone, with or without having read all answers."""
+    try:
+        return sock.recv(PACKET)
+    except ConnectionResetError:
+        return b""
 
 
 def _do(verb: bytes, words: list[bytes], directory: str, mount: int) -> list[str]:

@@ -26,7 +26,7 @@ from jobfs.engines.inprocess.task import Task
 from jobfs.errors import JobEnded, StdinClosed
 from jobfs.model import STREAMS, JobSpec
 from jobfs.proc import own_umask
-from jobfs.processes import ticks
+from jobfs.processes import stop_state, ticks
 from jobfs.states import Event
 from jobfs.supervisor.inlet import Inlet
 from jobfs.text import with_variables
@@ -68,6 +68,7 @@ class FunctionJob:
         self._told_stalled = False
         self._scope = trio.CancelScope()
         self._cancelled_by: int | None = None  # the signal
+        self._followed: Leader | None = None
         self._is_ending = False
         self._reason: str | None = None
         self._grace = spec.grace
@@ -104,9 +105,9 @@ class FunctionJob:
         """How the function ends; trio.Cancelled and KeyboardInterrupt get out."""
         assert self.spec.run is not None
         try:
-            return _ending(await self.spec.run(self.task))
+            return outcome_of(await self.spec.run(self.task))
         except SystemExit as error:
-            return _ending(error.code if isinstance(error.code, int | None) else _CRASHED)
+            return outcome_of(error.code if isinstance(error.code, int | None) else _CRASHED)
         except (trio.Cancelled, KeyboardInterrupt):
             raise
         except BaseExceptionGroup as group:
@@ -244,8 +245,19 @@ class FunctionJob:
             self.pause.end()
             self._host.tell(Continued(self.job))
 
+    def follow(self, pid: int, *, stopped: bool) -> None:
+        """Adds a process whose being stopped is the job's; `stopped`: whether it is now."""
+        self.add_process(pid)
+        self._followed = self._leaders[pid]
+        if stopped:
+            self._stop()
+
     def look(self) -> None:
-        """Whether it is stopped is told when it is."""
+        """Looks whether the process that it follows was stopped or continued, which nobody tells."""
+        if self._followed is not None and self.ended is None:
+            stopped = stop_state(self._followed.pid) if self._followed.group_lives else None
+            if stopped is not None:
+                (self._stop if stopped else self._resume)()
 
     def open_stdin(self) -> int:
         """A descriptor to write to, for the caller to close; StdinClosed where nobody reads."""
@@ -361,7 +373,7 @@ class FunctionJob:
             self._leaders[pid] = Leader.of(pid, partial(self._host.members, self.job))
 
 
-def _ending(code: int | None) -> tuple[Event, int]:
+def outcome_of(code: int | None) -> tuple[Event, int]:
     """What a function's answer means; raises where it means nothing, which is its own fault."""
     code = 0 if code is None else code
     if not isinstance(code, int):

@@ -1,0 +1,123 @@
+"""`open_table`: a table in this process, with a state of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobfs.beside import beside
+from jobfs.engines.inprocess import InProcessEngine
+from jobfs.errors import JobfsError
+from jobfs.events import CAPACITY, highest_id, open_events
+from jobfs.job import StreamView
+from jobfs.library.table import Parts, Table
+from jobfs.state import LOCK_FILE, StateDirectory, claim_for
+from jobfs.store import Store
+from jobfs.stream import RingReader
+from jobfs.supervisor import JOBS
+from jobfs.supervisor.records import remove_unfinished
+from jobfs.table import JobTable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from jobfs.stream import RingWriter
+
+OWNER = "program"
+"""What is kept in a state of such a table, so that no daemon takes it for one of its own."""
+
+_TMPFS = "/dev/shm"  # noqa: S108 - what is made there is private
+_PREFIX = "jobfs-table-"
+_UNLOCKED_FOR = 60.0  # seconds after which a place that nobody has locked belongs to nobody: it takes milliseconds
+
+
+@asynccontextmanager
+async def open_table(
+    state: str | os.PathLike[str] | None = None, *, keep: int = 1000, keep_bytes: int = 1 << 30
+) -> AsyncIterator[Table]:
+    """A job table in this process: no daemon, no supervisor.
+
+    `state` is a directory that jobs and output are kept in and found again by the next one who opens it; without it
+    they are kept in memory (tmpfs) as long as the table is open. The `keep` newest ended jobs stay, as far as their
+    output is not more than `keep_bytes`.
+
+    When the block is left, however that is, every job is ended as by `kill`, and what it left behind too; so nothing of
+    what was started is left. Raises StateUnusable, StateDamaged or OSError where the state cannot be had.
+    """
+    with _place(state) as place, _state(place) as store, _writer(place) as events:
+        engine = InProcessEngine(place / JOBS)
+        core = JobTable(store, engine, events, keep=keep, keep_bytes=keep_bytes)
+
+        async def end_all() -> None:
+            await engine.close()
+            with suppress(JobfsError):  # a full disk; they are `lost` the next time
+                await core.store_ends()
+
+        async with beside(end_all) as nursery:
+            await nursery.start(engine.run)
+            nursery.start_soon(engine.wait_interrupted)
+            await core.attach()
+            if store.made:
+                store.pass_over(highest_id(place / "events"))
+            nursery.start_soon(core.keep_house)
+            path = place / "events"
+            view = StreamView(lambda: RingReader.open(path), CAPACITY, lambda _: core.recorded.listen(view.grew))
+            yield Table(Parts(core, place, view, time.time()), engine)
+
+
+@contextmanager
+def _state(place: Path) -> Iterator[Store]:
+    directory = StateDirectory(place)
+    try:
+        remove_unfinished(place)
+        store = Store(place / "jobs.sqlite")
+        try:
+            claim_for(OWNER, store, place)
+            yield store
+        finally:
+            store.close()
+    finally:
+        directory.leave()
+
+
+@contextmanager
+def _writer(place: Path) -> Iterator[RingWriter]:
+    events = open_events(place / "events")
+    try:
+        yield events
+    finally:
+        events.detach()
+
+
+@contextmanager
+def _place(state: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The state's directory; one in memory goes in the end, and so do those that killed programs left."""
+    if state is not None:
+        yield Path(state).absolute()
+        return
+    parent = _TMPFS if os.access(_TMPFS, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    _remove_abandoned(Path(parent))
+    place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.geteuid()}-", dir=parent))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for place in parent.glob(f"{_PREFIX}{os.geteuid()}-*"):
+        with suppress(OSError):  # somebody else removes it just now, or it is another user's
+            if place.lstat().st_mtime > time.time() - _UNLOCKED_FOR:
+                continue
+            lock = os.open(place / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place)
+            finally:
+                os.close(lock)

@@ -1,0 +1,66 @@
+"""`mounted`: the table of a program, shown as files by that program itself, as long as a block lasts."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from jobfs.beside import beside
+from mount import mountpoint
+from mount.serving import TableMount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from jobfs import Table
+
+
+@asynccontextmanager
+async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncIterator[Path]:
+    """Shows `table` at `directory`, which is made where it is missing, and gives its absolute path.
+
+    It is the same tree as that of `jobfs mount`, `ctl` included: whoever may write there can do what this program can.
+    When the block is left it is unmounted, and what is open there gets ENOTCONN; jobs go on. A process can have one
+    mount at a time. Raises MountpointUnusable where nothing can be mounted there.
+
+    The program must never touch its own mount from the thread that runs trio: nobody would be there to answer. Threads
+    (trio.to_thread, trio.Path, trio.open_file) and other processes may.
+    """
+    point = Path(os.path.abspath(directory))
+    claim, made = await trio.to_thread.run_sync(_claim, point)
+    parts = table.parts
+    shown = TableMount(parts.core, parts.events, point, state=parts.state, created_at=parts.created_at)
+    over = trio.Event()
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await shown.run(task_status.started)
+        finally:
+            over.set()
+
+    async def end() -> None:
+        if not over.is_set():
+            shown.end()
+            await over.wait()
+
+    try:
+        async with beside(end) as nursery:
+            await nursery.start(serve)
+            claim.close()
+            yield point
+    finally:
+        claim.close()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(mountpoint.remove, made)
+
+
+def _claim(point: Path) -> tuple[ExitStack, list[str]]:
+    """The right to mount there, until it is closed, and the directories that were made for it."""
+    with ExitStack() as stack:
+        claim = stack.enter_context(mountpoint.claimed(point))
+        made = mountpoint.prepare(point) + claim.made
+        return stack.pop_all(), made
