@@ -30,7 +30,7 @@ async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncItera
     The program must never touch its own mount from the thread that runs trio: nobody would be there to answer. Threads
     (trio.to_thread, trio.Path, trio.open_file) and other processes may.
     """
-    point = Path(os.path.abspath(directory))
+    point = Path(os.getcwd(), directory)
     claim, made = await trio.to_thread.run_sync(_claim, point)
     parts = table.parts
     shown = TableMount(parts.core, parts.events, point, state=parts.state, created_at=parts.created_at)

@@ -1024,11 +1024,11 @@ async def test_what_nobody_foresaw_does_not_end_keeping_house(desk: Desk, monkey
     """A thread that cannot be started, for one: it is logged, and tried again."""
     tries: list[int] = []
 
-    async def failing() -> None:
+    async def failing(*_: int) -> None:
         tries.append(1)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(desk.table, "_prune", failing)
+    monkeypatch.setattr(desk.table, "prune", failing)
     await desk.ended(0)
     with trio.move_on_after(5):
         await desk.table.keep_house()
