@@ -30,7 +30,7 @@ test-programs: venv programs ## install the programs that people use on files, a
 lint: venv ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy jobfs mount tests
+	$(BIN)/mypy jobfs mount tests examples
 
 format: venv ## put the code into the one form that lint accepts
 	$(BIN)/ruff format

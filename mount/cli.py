@@ -6,7 +6,6 @@ import errno
 import os
 import shlex
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from jobfs import __version__, client
-from mount.mounting import ALIVE, fail, install_service, mount_, umount, upgrade
+from jobfs import client_files as files
+from mount.mounting import fail, install_service, mount_, umount, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_LOOK_AGAIN = 0.1  # seconds
-_CHUNK = 1 << 20  # bytes
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,15 +42,39 @@ def main() -> None:
 @click.option("--nice", metavar="N", type=int, help="Its niceness.")
 @click.option("--pty", is_flag=True, help="It has a terminal of its own; what is written to its `stdin` is typed.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def spawn(command: tuple[str, ...], env: tuple[str, ...], *, pty: bool, **options: str | int | None) -> None:
+def spawn(  # noqa: PLR0913 - the options of the verb
+    command: tuple[str, ...],
+    *,
+    name: str | None,
+    cwd: str | None,
+    env: tuple[str, ...],
+    env_file: str | None,
+    stdin: str | None,
+    limit: str | None,
+    timeout: str | None,
+    grace: str | None,
+    nice: int | None,
+    pty: bool,
+) -> None:
     """Spawn a job and print its id.
 
     One word is a command line for the shell; several are a program and its arguments.
     """
-    words: dict[str, str | list[str]] = {"cmd": command[0]} if len(command) == 1 else {"argv": list(command)}
-    options = {key.replace("_", "-"): value for key, value in options.items()}
     with _reported():
-        click.echo(_client().spawn(**words, **options, pty=pty or None, env=list(env) or None))
+        job = client.Client().spawn(
+            command[0] if len(command) == 1 else command,
+            name=name,
+            cwd=cwd,
+            env=_variables(env),
+            env_file=env_file,
+            stdin=stdin,
+            limit=limit,
+            timeout=timeout,
+            grace=grace,
+            nice=nice,
+            pty=pty,
+        )
+        click.echo(job.id)
 
 
 @main.command()
@@ -61,7 +82,7 @@ def spawn(command: tuple[str, ...], env: tuple[str, ...], *, pty: bool, **option
 def ps(*, as_json: bool) -> None:
     """List the jobs."""
     with _reported():
-        _copy(_client().directory / ("table.jsonl" if as_json else "table"))
+        _copy(client.Client().directory / ("table.jsonl" if as_json else "table"))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -84,16 +105,14 @@ def rm(jobs: tuple[str, ...]) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
 def logs(job: str, *, stderr: bool, follow: bool) -> None:
     """Print what a job wrote."""
+    stream: client.Stream = "stderr" if stderr else "stdout"
     with _reported():
-        mount = _client().directory
-        directory = mount / job.removeprefix("%")
-        if not directory.exists() and (mount / "ctl").exists():
-            fail(f"no such job: {job}")
-        _copy(directory / ("stderr" if stderr else "stdout"), until_ended=directory / "status" if follow else None)
-
-
-def _client() -> client.Client:
-    return client.Client()
+        found = client.Client().job(job)
+        if follow:
+            for chunk in found.follow(stream):
+                _print(chunk)
+        else:
+            _copy(found.directory / stream)
 
 
 @contextmanager
@@ -112,20 +131,27 @@ def _reported() -> Iterator[None]:
 
 def _control(verb: str, words: tuple[str, ...]) -> None:
     with _reported():
-        _client().command(shlex.join([verb, *words]))
+        client.Client().command(shlex.join([verb, *words]))
 
 
-def _copy(path: Path, until_ended: Path | None = None) -> None:
-    """Copies a file to standard output, to its end or, with the job's `status`, until the job has ended."""
-    with path.open("rb", buffering=0) as file:
-        while True:
-            ended = until_ended is None or until_ended.read_text().partition(":")[0].strip() not in ALIVE
-            while chunk := file.read(_CHUNK):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-            if ended:
-                return
-            time.sleep(_LOOK_AGAIN)
+def _copy(path: Path) -> None:
+    """Copies a file to standard output."""
+    with files.opened(path) as fd:
+        for chunk in files.rest(fd):
+            _print(chunk)
+
+
+def _print(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _variables(words: tuple[str, ...]) -> dict[str, str]:
+    """The variables that `K=V` words set; of two of one name the later one counts."""
+    for word in words:
+        if "=" not in word:
+            fail(f"env: {word!r} is not of the form K=V")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 for command in (mount_, umount, upgrade, install_service):

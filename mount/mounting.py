@@ -22,7 +22,6 @@ from mount import init, mountpoint, service, successor
 if TYPE_CHECKING:
     from jobfs.state import Serving
 
-ALIVE = ("queued", "running", "stopped")  # statuses that are not final
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _USUAL = {"keep": 1000, "keep_bytes": 1 << 30}
@@ -293,7 +292,7 @@ def _end_all(jobs: client.Client) -> str:
 
 
 def _alive(jobs: client.Client) -> list[client.Info]:
-    return [info for info in jobs.infos() if info["status"] in ALIVE or info["usage"]["lingering"]]
+    return [info for info in jobs.infos() if info["status"] in client.ALIVE or info["usage"]["lingering"]]
 
 
 def _go_on(number: int) -> str:
