@@ -102,6 +102,7 @@ class Info(TypedDict):
     usage: Usage
     spawned_by: Writer
     recovered: bool
+    function: bool
 
 
 class Event(TypedDict):

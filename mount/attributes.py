@@ -28,6 +28,7 @@ _UNKNOWN = 4096
 _BLOCK = 512  # bytes that st_blocks counts in
 
 Entry = RootFile | JobFile
+_Stamp = tuple[int, tuple[int, ...]]
 
 
 class Attributes:
@@ -38,7 +39,7 @@ class Attributes:
         self._events = events
         self._created_ns = int(created_at * 1e9)
         self._uid, self._gid = os.geteuid(), os.getegid()
-        self._texts: dict[int, tuple[int, float, bytes]] = {}  # by inode: table version, when, text
+        self._texts: dict[int, tuple[_Stamp, float, bytes]] = {}  # by inode: of what, when, text
 
     def of_root(self) -> pyfuse3.EntryAttributes:
         """The root directory."""
@@ -106,9 +107,9 @@ class Attributes:
         """The text of a rendered file; for a moment the same to all, so that a size that was told holds."""
         known = self._texts.get(inode)
         now = time.monotonic()
-        if known is not None and known[0] == self._table.version and now - known[1] < _TEXT_KEPT:
+        stamp = self._stamp(job, entry)
+        if known is not None and known[0] == stamp and now - known[1] < _TEXT_KEPT:
             return known[2]
-        version = self._table.version
         if isinstance(entry, RootFile):
             assert entry.text is not None
             text = entry.text(self._table)
@@ -118,8 +119,16 @@ class Attributes:
             text = entry.text(self._table, job)
         if len(self._texts) > _TEXTS_MAX:
             self._texts.clear()
-        self._texts[inode] = (version, now, text)
+        self._texts[inode] = (stamp, now, text)
         return text
+
+    def _stamp(self, job: Job | None, entry: Entry) -> _Stamp:
+        """What changes with every change that a reader may know of: the table, and how much was written."""
+        if entry.kind is Kind.STATUS or (job is not None and not job.open_streams):
+            return self._table.version, ()
+        jobs = self._table.jobs() if job is None else [job]
+        views = (view for job in jobs for view in job.streams.values() if view.may_grow)
+        return self._table.version, tuple(view.state.written for view in views)
 
 
 def settled(job: Job, entry: JobFile) -> bool:

@@ -219,11 +219,17 @@ class _End:
 
 
 class StreamHandle(ReadOnly):
-    """A stream: the reads of one open file, see `StreamCursor`. `ended` tells whether the job has ended."""
+    """A stream: the reads of one open file, see `StreamCursor`. `ended` tells whether the job has ended.
 
-    def __init__(self, view: StreamView, ended: Callable[[], bool]) -> None:
+    Of a file that the kernel has `cached` perhaps no read is ever heard of, and then nobody knows whether all was read:
+    from the second poll on it is as a pipe that was closed with something in it.
+    """
+
+    def __init__(self, view: StreamView, ended: Callable[[], bool], *, cached: bool = False) -> None:
         self._view = view
         self._ended = ended
+        self._cached = cached
+        self._asked = False  # by a poll
         self._reader: RingReader | None = view.open()
         self._cursor = StreamCursor(self._reader)
         self._poller = Poller()
@@ -251,8 +257,10 @@ class StreamHandle(ReadOnly):
         if self._cursor.went_back:
             return AS_ON_DISK
         written = self._listen(wake)
+        asked, self._asked = self._asked, True
         if written > self._cursor.position:
-            return _READABLE
+            unheard = self._cached and asked and not self._cursor.position
+            return _READABLE | (select.POLLHUP if unheard else 0)
         return select.POLLHUP if self._ended() else 0
 
     async def release(self) -> None:

@@ -220,7 +220,7 @@ class Operations(pyfuse3.Operations):
             handle: Handle = ReadOnly()
         else:
             opened = Opened(File(inode, *self.mounted_as), (ctx.pid, ctx.uid), flags, self._blocked)
-            handle = self._open(inode, job, entry, opened)
+            handle = self._open(inode, job, entry, opened, cached=cached)
         number = self._next_handle
         self._next_handle += 1
         self._handles[number] = handle
@@ -231,7 +231,7 @@ class Operations(pyfuse3.Operations):
         unseekable = entry.kind is Kind.STDIN
         return pyfuse3.FileInfo(fh=number, direct_io=not cached, keep_cache=cached, nonseekable=unseekable)
 
-    def _open(self, inode: int, job: Job | None, entry: Entry, opened: Opened) -> Handle:
+    def _open(self, inode: int, job: Job | None, entry: Entry, opened: Opened, *, cached: bool) -> Handle:
         if entry.kind is Kind.CONTROL:
             return ControlHandle(self._table, self._commands, opened, None if job is None else job.id)
         if entry.kind is Kind.TEXT:
@@ -240,6 +240,8 @@ class Operations(pyfuse3.Operations):
             return StreamHandle(self._events, lambda: False)
         if entry.kind in _BLOCKING:
             self._blocked.opened(opened.file)
+        if entry.kind is Kind.STREAM:
+            return StreamHandle(job.streams[entry.name.decode("ascii")], lambda: job.ended, cached=cached)
         return self._open_live(inode, job, entry, opened)
 
     def _open_live(self, inode: int, job: Job, entry: Entry, opened: Opened) -> Handle:
@@ -251,10 +253,8 @@ class Operations(pyfuse3.Operations):
                 return WaitHandle(job, lambda: self._attributes.text(inode, job, entry), opened)
             case Kind.FOLLOW:
                 return FollowHandle(job.streams["stdout"], lambda: job.ended, opened)
-            case Kind.STDIN:
-                return StdinHandle(self._table.stdin(job), opened)
             case _:
-                return StreamHandle(job.streams[entry.name.decode("ascii")], lambda: job.ended)
+                return StdinHandle(self._table.stdin(job), opened)
 
     @answered
     async def poll(

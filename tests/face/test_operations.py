@@ -423,3 +423,11 @@ async def test_an_open_that_fails_holds_nothing(desk: Desk, face: Face, monkeypa
 def test_a_daemon_without_descriptors_says_try_again(number: int) -> None:
     """It is a limit of the daemon's that was reached, not one of the caller's."""
     assert errno.EAGAIN == as_fuse_error(OSError(number, os.strerror(number))).errno
+
+
+async def test_info_is_never_behind_what_was_read(desk: Desk, face: Face) -> None:
+    """It is rendered anew as soon as a byte more was written, however soon after the last time."""
+    job = await desk.spawn()
+    for written in (2, 4, 6):
+        desk.engine.write(job.id, "stdout", b"x\n")
+        assert written == json.loads(await face.cat(f"{job.id}/info"))["stdout"]["written"]

@@ -128,6 +128,16 @@ def test_a_stream_that_was_there_before_it_was_polled_is_readable(shared: Mounte
         assert [IN, b"1\n2\n3\n", HUP] == [file.now(), file.read(), file.now()]
 
 
+def test_a_stream_that_the_kernel_has_hangs_up_too(shared: Mounted) -> None:
+    """Of a file that others have read no read is heard of: who waits for POLLHUP gets it all the same."""
+    done = shared.run("seq 3")
+    for _ in range(2):  # now it is in the page cache
+        assert b"1\n2\n3\n" == shared.read(done)
+    with polled(shared, "stdout", done) as file:
+        assert [IN, b"1\n2\n3\n"] == [file.now(), file.read()]
+        assert HUP == file.now() & HUP
+
+
 def test_a_file_that_was_read_backwards_is_always_ready(shared: Mounted, job: Talker) -> None:
     """As a regular file: `less` asks before each read."""
     job.say("one")
