@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
 from jobfs import render
 from jobfs.bell import Bell
+from jobfs.ended import EndedJobs
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.errors import EngineGone, JobAlive, JobEnded, JobfsError, MachineError, NameTaken, NoSuchJob
+from jobfs.face import NoFace
 from jobfs.job import Job
 from jobfs.model import JobSpec
 from jobfs.states import RUNNING, Event, IllegalTransition, after
@@ -23,61 +25,20 @@ from jobfs.stdin import Stdin
 from jobfs.text import with_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from jobfs.engines.base import Engine, Trace
+    from jobfs.face import Face
     from jobfs.model import JobInfo, Usage, Writer
     from jobfs.store import Store
     from jobfs.stream import RingWriter
 
 log = logging.getLogger(__name__)
 
-# How long the table waits before it tries again to store what it could not, in seconds.
-_STORE_RETRY = 1.0
 # How long a spawn waits for another engine after its own has gone, in seconds, to learn whether it has happened.
 _TAKING_UP = 5.0
-# How long ends are gathered before they are stored together, in seconds; meanwhile the engine keeps them.
-_GATHER = 0.05
 _UNKNOWN = "(its command line is not known any more)"
 _MAX_RETAINED_ERROR = 500  # characters of an error that go into `events`
-
-
-class Face(Protocol):
-    """Who shows the table to others, and so must be told what it shows, and what no more."""
-
-    def expect(self, job: int) -> None:
-        """A job may come under this id: nobody is to find it before `appeared`."""
-
-    async def appeared(self, job: int) -> None:
-        """The job has come; returns when everybody finds it."""
-
-    def failed(self, job: int) -> None:
-        """The job has not come, and will not."""
-
-    def came(self, job: int) -> None:
-        """The job has come, and nobody could be told to expect it: everybody may find it already."""
-
-    async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
-        """These jobs are gone; `by_rmdir` is the id that the kernel itself is just removing."""
-
-
-class NoFace:
-    """Nobody looks."""
-
-    def expect(self, job: int) -> None:
-        """Nothing is to be done."""
-
-    async def appeared(self, job: int) -> None:
-        """Nothing is to be done."""
-
-    def failed(self, job: int) -> None:
-        """Nothing is to be done."""
-
-    def came(self, job: int) -> None:
-        """Nothing is to be done."""
-
-    async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
-        """Nothing is to be done."""
 
 
 class JobTable:
@@ -87,18 +48,13 @@ class JobTable:
         self._store = store
         self._engine = engine
         self._events = events
-        self._keep = keep
-        self._keep_bytes = keep_bytes
         self._jobs: dict[int, Job] = {}  # in the order of their ids
         self._starting: dict[int, Job] = {}  # stored, and on their way to exec
         self._names: dict[str, Job] = {}
-        self._ended_bytes: dict[int, int] = {}  # by ended job, in the order of their ends: bytes of output retained
-        self._retained = 0  # the sum of those
         self._stdins: dict[int, Stdin] = {}  # of the jobs that are alive and were asked for theirs
-        self._unstored: dict[int, Job] = {}  # ended, and not stored yet
-        self._wake = trio.Event()
         self._taken_up = trio.Event()  # set, and another one made, whenever an engine's jobs were taken up
         self.face: Face = NoFace()
+        self.ended = EndedJobs(store, engine, self.remove, (keep, keep_bytes))
         self.mount = ""
         self.bell = Bell()  # rung when any job has changed, come or gone
         self.recorded = Bell()  # rung when `events` has grown
@@ -168,11 +124,8 @@ class JobTable:
             self._admit(Job.from_row(row, self._engine))
         self._take_up_names()
         await self.attach_engine()
-        # Only now: which streams of ended jobs may still grow was the engine's to say. In the order of their ends.
-        self._ended_bytes.clear()
-        self._retained = 0
-        for job in sorted(filter(lambda job: job.ended, self._jobs.values()), key=lambda job: job.ended_at or 0.0):
-            self._note_retained(job)
+        # Only now: which streams of ended jobs may still grow was the engine's to say.
+        self.ended.take_up(job for job in self._jobs.values() if job.ended)
 
     def _take_up_names(self) -> None:
         """A name is that of the newest job that was given it, or, where that one was removed, nobody's."""
@@ -240,7 +193,7 @@ class JobTable:
             job.look_again()  # what was to be told of its streams the engine has forgotten
         self._taken_up.set()
         self._taken_up = trio.Event()
-        self._wake.set()
+        self.ended.look()
 
     def _close_streams(self, but_of: set[int]) -> None:
         """Nobody writes any more to the streams of ended jobs of which the engine told nothing."""
@@ -354,32 +307,6 @@ class JobTable:
         """Puts an error of a command into `events`, for those whose shell shows only its number."""
         self._record("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})
 
-    async def keep_house(self) -> None:
-        """Runs for ever: drops the oldest ended jobs past the bounds, and stores what could not be stored before."""
-        while True:
-            await self._wake.wait()
-            await trio.sleep(_GATHER)
-            self._wake = trio.Event()
-            # Each by itself: on a full disk nothing can be stored until pruning has made room. Whatever goes wrong, a
-            # thread that cannot be started for one, is no reason for the daemon to end.
-            self._note_ends()
-            prune = partial(self.prune, self._keep, self._keep_bytes)
-            done = [await self._tried(task) for task in (self.store_ends, prune)]
-            if not all(done):
-                await trio.sleep(_STORE_RETRY)
-                self._wake.set()
-
-    async def _tried(self, task: Callable[[], Awaitable[None]]) -> bool:
-        try:
-            await task()
-        except JobfsError as error:
-            log.warning("%s; trying again", error)
-        except Exception:
-            log.exception("keeping house failed; trying again")
-        else:
-            return True
-        return False
-
     # News of the engine
 
     def take(self, news: News) -> None:
@@ -448,19 +375,14 @@ class JobTable:
         job.end(news)
         if (stdin := self._stdins.pop(job.id, None)) is not None:
             stdin.close()
-        self._unstored[job.id] = job
         self._publish("ended", self._standing(job))
-        self._wake.set()
+        self.ended.note(job)
 
     def _closed(self, news: Closed) -> None:
         job = self._jobs.get(news.job)
         if job is not None and job.ended:
             job.grows(news.open_streams)
-            if job.id in self._ended_bytes:  # else its turn comes in the order of the ends
-                self._note_retained(job)
-            if not news.open_streams:
-                self._unstored[job.id] = job  # anew, with how much was written in all
-            self._wake.set()
+            self.ended.note_closed(job)
             self._changed()
 
     def _grown(self, news: Grown) -> None:
@@ -491,8 +413,7 @@ class JobTable:
     def _dismiss(self, job: Job) -> None:
         job.removed = True
         self._jobs.pop(job.id, None)
-        self._unstored.pop(job.id, None)
-        self._retained -= self._ended_bytes.pop(job.id, 0)
+        self.ended.forget(job)
         if job.spec.name is not None and self._names.get(job.spec.name) is job:
             del self._names[job.spec.name]
         for view in job.streams.values():
@@ -522,45 +443,6 @@ class JobTable:
             self._store.remove([job.id])
         except MachineError as error:
             log.warning("job %d, which was not started, stays in the database: %s", job.id, error)
-
-    async def store_ends(self) -> None:
-        """Stores the ends that were not stored yet, as `keep_house` does by and by."""
-        ended = list(self._unstored.values())
-        if not ended:
-            return
-        self._store.end(job.row() for job in ended)
-        for job in ended:
-            self._unstored.pop(job.id, None)
-        try:
-            await self._engine.acknowledge([job.id for job in ended])
-        except EngineGone:
-            log.info("the ends of %d jobs are stored, and nobody is there to be told", len(ended))
-
-    def _note_retained(self, job: Job) -> None:
-        try:
-            retained = job.retained_bytes
-        except OSError as error:  # no descriptor is left, for one
-            log.warning("the output of job %d cannot be looked at: %s", job.id, error)
-            retained = self._ended_bytes.get(job.id, 0)
-        self._retained += retained - self._ended_bytes.get(job.id, 0)
-        self._ended_bytes[job.id] = retained
-
-    def _note_ends(self) -> None:
-        for job in [job for job in self._unstored.values() if job.id not in self._ended_bytes]:
-            self._note_retained(job)
-
-    async def prune(self, keep: int, keep_bytes: int) -> None:
-        """Forgets the oldest ended jobs past `keep` of them, or past `keep_bytes` of output of theirs."""
-        self._note_ends()
-        count, total = len(self._ended_bytes), self._retained
-        oldest: list[Job] = []
-        for job, retained in self._ended_bytes.items():
-            if count <= keep and total <= keep_bytes:
-                break
-            oldest.append(self._jobs[job])
-            count -= 1
-            total -= retained
-        await self.remove(oldest)
 
 
 def _recovered(trace: Trace) -> JobSpec:

@@ -166,7 +166,7 @@ class _Daemon:
                 await self._table.attach()
                 if self._store.made:  # where it was lost, ids go on all the same: events tell of removed jobs too
                     self._store.pass_over(highest_id(self._events_path))
-                nursery.start_soon(self._table.keep_house)
+                nursery.start_soon(self._table.ended.keep_house)
                 nursery.start_soon(self._replace_supervisor, nursery)
                 await self._serve(nursery, ready)
                 nursery.cancel_scope.cancel()

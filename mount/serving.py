@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from jobfs.face import Face
     from jobfs.job import StreamView
-    from jobfs.table import Face, JobTable
+    from jobfs.table import JobTable
 
 log = logging.getLogger(__name__)
 

@@ -57,7 +57,7 @@ async def open_table(
         async def end_all() -> None:
             await engine.close()
             with suppress(JobfsError):  # a full disk; they are `lost` the next time
-                await core.store_ends()
+                await core.ended.store()
 
         async with beside(end_all) as nursery:
             await nursery.start(engine.run)
@@ -65,7 +65,7 @@ async def open_table(
             await core.attach()
             if store.made:
                 store.pass_over(highest_id(place / "events"))
-            nursery.start_soon(core.keep_house)
+            nursery.start_soon(core.ended.keep_house)
             path = place / "events"
             view = StreamView(lambda: RingReader.open(path), CAPACITY, lambda _: core.recorded.listen(view.grew))
             yield Table(Parts(core, place, view, time.time()), engine)

@@ -247,7 +247,7 @@ class Table:
 
     async def prune(self, keep: int, keep_bytes: int = 1 << 62) -> None:
         """Forgets the oldest ended jobs, until at most `keep` are left, and at most `keep_bytes` of their output."""
-        await self._core.prune(keep, keep_bytes)
+        await self._core.ended.prune(keep, keep_bytes)
 
 
 class _Arrivals:

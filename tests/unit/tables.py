@@ -67,7 +67,7 @@ class Desk:
     async def housekeeping(self, clock: trio.testing.MockClock, seconds: int = 3) -> None:
         """Lets `keep_house` do all that it would in that time, on a clock that is moved by hand."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.table.keep_house)
+            nursery.start_soon(self.table.ended.keep_house)
             for _ in range(seconds):
                 await trio.testing.wait_all_tasks_blocked()
                 clock.jump(1)

@@ -53,16 +53,19 @@ class Face:
         self.told: list[tuple[list[int], int | None]] = []
 
     def expect(self, job: int) -> None:
-        """See `jobfs.table.Face`."""
+        """See `jobfs.face.Face`."""
 
     async def appeared(self, job: int) -> None:
-        """See `jobfs.table.Face`."""
+        """See `jobfs.face.Face`."""
 
     def failed(self, job: int) -> None:
-        """See `jobfs.table.Face`."""
+        """See `jobfs.face.Face`."""
+
+    def came(self, job: int) -> None:
+        """See `jobfs.face.Face`."""
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:
-        """See `jobfs.table.Face`."""
+        """See `jobfs.face.Face`."""
         self.told.append(([job.id for job in jobs], by_rmdir))
 
 
@@ -1014,7 +1017,7 @@ async def test_a_full_disk_is_pruned_all_the_same(desk: Desk, monkeypatch: pytes
 
     monkeypatch.setattr(desk.store, "end", full)
     with trio.move_on_after(5):
-        await desk.table.keep_house()
+        await desk.table.ended.keep_house()
     assert [new.id] == desk.ids()
     assert old.removed
 
@@ -1028,10 +1031,10 @@ async def test_what_nobody_foresaw_does_not_end_keeping_house(desk: Desk, monkey
         tries.append(1)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(desk.table, "prune", failing)
+    monkeypatch.setattr(desk.table.ended, "prune", failing)
     await desk.ended(0)
     with trio.move_on_after(5):
-        await desk.table.keep_house()
+        await desk.table.ended.keep_house()
     assert len(tries) > 1
 
 
