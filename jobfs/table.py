@@ -242,9 +242,8 @@ class JobTable:
         return job.id in self._jobs
 
     def environment(self, job: int, base: str) -> str:
-        """A job's environment: `base` with JOBFS_ID and, where the table is mounted, JOBFS_MOUNT."""
-        mount = {"JOBFS_MOUNT": self.mount} if self.mount else {}
-        return with_variables(base, {"JOBFS_ID": str(job)} | mount)
+        """A job's environment: `base` with JOBFS_ID, and with JOBFS_MOUNT, or without, where the table has no mount."""
+        return with_variables(base, {"JOBFS_ID": str(job), "JOBFS_MOUNT": self.mount or None})
 
     def check_name(self, name: str | None) -> None:
         """NameTaken where a job that is alive has that name."""

@@ -52,8 +52,9 @@ def rfc3339(when: float | None) -> str | None:
     return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def with_variables(environment: str, variables: Mapping[str, str]) -> str:
-    """An environment (NUL-terminated entries) with `variables` instead of what it had under their names."""
+def with_variables(environment: str, variables: Mapping[str, str | None]) -> str:
+    """An environment (NUL-terminated entries) with `variables` instead of what it had of these names; None: none."""
     starts = tuple(f"{name}=" for name in variables)
     kept = [entry for entry in environment.split("\0") if entry and not entry.startswith(starts)]
-    return "\0".join([*kept, *(f"{name}={value}" for name, value in variables.items()), ""])
+    set_ = [f"{name}={value}" for name, value in variables.items() if value is not None]
+    return "\0".join([*kept, *set_, ""])

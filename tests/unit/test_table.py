@@ -962,10 +962,14 @@ async def test_events_go_on_after_a_restart(desk: Desk) -> None:
         ("A=0\0A=9\0", {"A": ""}, "A=\0"),
         ("A\0B=a=b\0", {"C": "x=y"}, "A\0B=a=b\0C=x=y\0"),
         ("B=\n\udcff\0", {}, "B=\n\udcff\0"),
+        ("A=1\0B=2\0A=3\0", {"A": None}, "B=2\0"),
+        ("A=1\0", {"A": None}, ""),
     ],
 )
-def test_variables_are_set_in_an_environment(environment: str, variables: Mapping[str, str], expected: str) -> None:
-    """A variable replaces all of its name, and leaves every other entry as it is."""
+def test_variables_are_set_in_an_environment(
+    environment: str, variables: Mapping[str, str | None], expected: str
+) -> None:
+    """A variable replaces all of its name, or removes it, and leaves every other entry as it is."""
     assert expected == with_variables(environment, variables)
 
 
