@@ -86,11 +86,12 @@ class LocalEngine:
             listed = await self._list()
         self._attached.set()
         news: list[News] = []
-        for job in alive:
+        for job, handle in alive.items():
             if job in listed:
                 news += story(listed[job])
             else:
-                lost = job not in written and (damaged > 0 or self._has_output(job))
+                begun = handle is not None or self._has_output(job)
+                lost = job not in written and (begun or damaged > 0)
                 news += story_without_supervisor(job, written.get(job), record_lost=lost)
         news += [
             Closed(job, frozenset(record.get("open_streams", ()))) for job, record in listed.items() if job not in alive

@@ -122,6 +122,7 @@ class Draining:
         # So that the end of the pipe is known at once. Less may be there than was told: a descendant can read it too.
         if not outlet.stalled:
             outlet.drain()
+        self._tell_if_grown(child, name)  # now: the stream may grow no more, or not soon
         if outlet.at_end:
             self._close_outlet(outlet)
         elif outlet.stalled and (name not in child.retries or not child.retries[name].pending):

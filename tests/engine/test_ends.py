@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from jobfs.engines.base import Continued, Ended, Stopped
 from tests.engine.workshop import Workshop, status_of
 
 MIB = 1024 * 1024
@@ -25,14 +24,6 @@ async def test_every_exit_code_is_told(shop: Workshop) -> None:
 async def test_a_signal_that_ended_the_job_is_told(shop: Workshop, number: int) -> None:
     """A job that a signal ended is killed by that signal's number."""
     assert f"killed:{number}" == status_of(await shop.ended(await shop.spawn(f"kill -{number} $$")))
-
-
-async def test_a_job_that_catches_sigterm_and_exits_zero_is_done(shop: Workshop) -> None:
-    """The word comes from the wait status, never from what was asked for."""
-    job = await shop.spawn('trap "exit 0" TERM; echo ready; while :; do sleep 0.01; done')
-    await shop.says(job, b"ready\n")
-    await shop.end(job)
-    assert "done:0" == status_of(await shop.ended(job))
 
 
 async def test_times_and_usage_come_with_the_end(shop: Workshop) -> None:
@@ -78,38 +69,6 @@ async def test_a_descendant_that_reads_the_pipe_holds_up_nothing(shop: Workshop)
     assert ["done:0"] * 10 == [status_of(await shop.ended(job)) for job in jobs]
 
 
-async def test_output_of_descendants_is_captured_after_the_end(shop: Workshop) -> None:
-    """As long as a descendant holds the pipe, what it writes is the job's."""
-    job = await shop.spawn("(read go < $FIFO; echo late) & echo early", environment=shop.fifo())
-    await shop.ended(job)
-    assert b"early\n" == shop.read(job)
-    await shop.go()
-    await shop.closed(job)
-    assert b"early\nlate\n" == shop.read(job)
-
-
-async def test_stop_and_continue_are_told(shop: Workshop) -> None:
-    """What stops and continues the job is told, whoever sent it."""
-    # exec: a shell that waits in vfork(2) for a child that is stopped amid its exec is not stopped itself.
-    job = await shop.spawn("exec sleep 1000")
-    await shop.signal(job, signal.SIGSTOP)
-    await shop.told(Stopped, job)
-    await shop.signal(job, signal.SIGCONT)
-    await shop.told(Continued, job)
-    await shop.signal(job, signal.SIGTERM)
-    assert "killed:15" == status_of(await shop.ended(job))
-
-
-async def test_a_stopped_job_can_be_ended(shop: Workshop) -> None:
-    """Ending continues what is stopped, so that it can heed SIGTERM."""
-    job = await shop.spawn('trap "exit 7" TERM; echo ready; while :; do :; done')
-    await shop.says(job, b"ready\n")
-    await shop.signal(job, signal.SIGSTOP)
-    await shop.told(Stopped, job)
-    await shop.end(job)
-    assert "failed:7" == status_of(await shop.ended(job))
-
-
 async def test_a_timeout_ends_the_job_and_says_so(shop: Workshop) -> None:
     """A job that runs past its timeout is ended, and the reason names it."""
     end = await shop.ended(await shop.spawn("sleep 1000", timeout=0.05))
@@ -120,9 +79,3 @@ async def test_a_timeout_is_followed_by_the_grace(shop: Workshop) -> None:
     """A job that ignores SIGTERM dies of its timeout too, after the grace."""
     job = await shop.spawn('trap "" TERM; while :; do sleep 0.01; done', timeout=0.1, grace=0.1)
     assert "killed:9" == status_of(await shop.ended(job))
-
-
-async def test_a_timeout_that_the_job_does_not_reach_says_nothing(shop: Workshop) -> None:
-    """A job that ends by itself has no reason."""
-    end: Ended = await shop.ended(await shop.spawn("true", timeout=1000))
-    assert ("done:0", None) == (status_of(end), end.reason)

@@ -40,14 +40,6 @@ def usage(shop: Workshop, job: int) -> Usage:
     return shop.engine.usage({job: shop.started(job).handle})[job]
 
 
-async def test_a_job_that_ignores_sigterm_dies_after_its_grace(shop: Workshop) -> None:
-    """SIGKILL follows SIGTERM when the grace is over."""
-    job = await shop.spawn('trap "" TERM; echo ready; while :; do sleep 0.01; done')
-    await shop.says(job, b"ready\n")
-    await shop.end(job, 0.1)
-    assert "killed:9" == status_of(await shop.ended(job))
-
-
 async def test_what_ignores_sigterm_is_killed_also_where_the_leader_went_at_once(shop: Workshop) -> None:
     """After the grace SIGKILL goes to all that is left of the group."""
     job = await shop.spawn('(trap "" TERM; echo ready; while :; do sleep 0.01; done) & sleep 1000')
@@ -57,15 +49,6 @@ async def test_what_ignores_sigterm_is_killed_also_where_the_leader_went_at_once
     await shop.closed(job)
 
 
-async def test_a_second_end_changes_nothing(shop: Workshop) -> None:
-    """Ending a job that is being ended neither fails nor hastens it."""
-    job = await shop.spawn('trap "" TERM; echo ready; while :; do sleep 0.01; done')
-    await shop.says(job, b"ready\n")
-    await shop.end(job, 0.2)
-    await shop.end(job, 1000)
-    assert "killed:9" == status_of(await shop.ended(job))
-
-
 async def test_a_signal_goes_to_the_whole_group(shop: Workshop) -> None:
     """A signal reaches the job's descendants as well."""
     job = await shop.spawn("sleep 1000 & sleep 1000 & echo ready; wait")
@@ -73,13 +56,6 @@ async def test_a_signal_goes_to_the_whole_group(shop: Workshop) -> None:
     await shop.signal(job, signal.SIGUSR1)
     assert "killed:10" == status_of(await shop.ended(job))
     await shop.closed(job)
-
-
-async def test_a_job_that_has_ended_cannot_be_signalled(shop: Workshop) -> None:
-    """Where nobody is left, signals and ends fail."""
-    job = await shop.run("true")
-    assert isinstance(await error_of(lambda: shop.signal(job, signal.SIGTERM)), JobEnded)
-    assert isinstance(await error_of(lambda: shop.end(job)), JobEnded)
 
 
 @pytest.mark.parametrize("go", ["signal", "end"])

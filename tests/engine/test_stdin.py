@@ -10,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 
-from jobfs.errors import JobEnded
 from tests.engine.workshop import Options, Workshop, error_of, status_of, until
 
 MIB = 1024 * 1024
@@ -32,16 +31,6 @@ async def test_a_job_reads_what_any_number_of_writers_write_until_eof(shop: Work
     assert errno.EPIPE == await shop.refusal(job)
     await shop.go()
     assert "done:0" == status_of(await shop.ended(job))
-
-
-async def test_what_was_written_before_eof_is_read_first(shop: Workshop) -> None:
-    """Also by a job that has read nothing yet."""
-    job = await shop.spawn("read go < $FIFO; wc -c", stdin="pipe", environment=shop.fifo())
-    await shop.write(job, bytes(60_000))
-    await shop.engine.close_stdin(job)
-    await shop.go()
-    await shop.ended(job)
-    assert b"60000\n" == shop.read(job)
 
 
 async def test_megabytes_come_through(shop: Workshop) -> None:
@@ -88,13 +77,6 @@ async def test_a_write_to_a_job_that_has_ended_is_epipe(shop: Workshop) -> None:
     assert b"end\n" == shop.read(job)
 
 
-async def test_a_write_to_a_job_that_has_closed_its_stdin_is_epipe(shop: Workshop) -> None:
-    """Nobody reads it any more, though the job lives."""
-    job = await shop.spawn("exec <&-; echo ready; exec sleep 1000", stdin="pipe")
-    await shop.says(job, b"ready\n")
-    assert errno.EPIPE == await shop.refusal(job)
-
-
 async def test_a_writer_that_waits_learns_that_the_job_has_closed_its_stdin(shop: Workshop) -> None:
     """A full pipe that will never be read again is EPIPE, not for ever."""
     job = await shop.spawn("read go < $FIFO; exec <&-; exec sleep 1000", stdin="pipe", environment=shop.fifo())
@@ -114,12 +96,6 @@ async def test_a_write_to_a_job_without_a_pipe_is_epipe(shop: Workshop, stdin: s
     """And so is one to a job that nobody knows."""
     job = await shop.spawn("exec sleep 1000", stdin=stdin)
     assert [errno.EPIPE] * 2 == [await shop.refusal(job), await shop.refusal(4711)]
-
-
-async def test_eof_of_a_job_that_has_ended_fails(shop: Workshop) -> None:
-    """As the other verbs do."""
-    job = await shop.run("true", stdin="pipe")
-    assert isinstance(await error_of(lambda: shop.engine.close_stdin(job)), JobEnded)
 
 
 async def test_a_job_that_fails_to_start_leaves_no_pipe(shop: Workshop) -> None:

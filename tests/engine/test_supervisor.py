@@ -124,6 +124,15 @@ async def test_ends_that_nobody_acknowledged_are_learned_from_the_records(bare: 
         assert ["failed:4"] == [status_of(news) for news in learned if isinstance(news, Ended)]
 
 
+async def test_a_job_that_had_begun_and_is_not_on_record_is_lost(bare: Workshop) -> None:
+    """Whether it wrote anything or not: what has a handle was started, and nobody knows how it ended."""
+    async with bare.attached():
+        handle = bare.started(await bare.run("true")).handle
+        learned = await bare.engine.attach({99: handle}, lambda _: None)
+    ends = [(news.job, status_of(news), news.reason) for news in learned if isinstance(news, Ended)]
+    assert [(99, "lose", "its record was lost")] == ends
+
+
 async def test_a_request_waits_a_while_for_another_supervisor(bare: Workshop) -> None:
     """Who asks for something just after the supervisor was killed is answered by the next one."""
     async with bare.attached(), trio.open_nursery() as nursery:

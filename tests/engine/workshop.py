@@ -139,6 +139,11 @@ class Workshop:
     # Jobs
 
     @property
+    def mark(self) -> str:
+        """An entry of the environment that marks a process as a job of this test."""
+        return f"{self._mark}\0"
+
+    @property
     def environment(self) -> str:
         """What a job has in its environment by default; it marks the job as this test's."""
         return f"PATH={os.path.dirname(sys.executable)}:/usr/bin:/bin\0{self._mark}\0"

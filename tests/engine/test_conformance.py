@@ -1,0 +1,64 @@
+"""Every engine of jobfs passes every check that it ships for everybody's: see `jobfs.testing`."""
+
+# ruff: noqa: ARG001 - a test that asks for autojump_clock runs on it: what hangs is told at once
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from jobfs.engines.local import LocalEngine
+from jobfs.testing import CHECKS, Check, LacksFeature, ProcessRig, Rig, fake_rig
+from tests.engine.workshop import Workshop, workshop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import trio.testing
+
+every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+
+
+class LocalRig(ProcessRig):
+    """The engine of this machine, on a workshop's state."""
+
+    def __init__(self, shop: Workshop) -> None:
+        super().__init__(shop.state, shop.mark)
+        self._shop = shop
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LocalEngine]:
+        """See `Rig`."""
+        engine = LocalEngine(self._shop.state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            self._shop.supervisors.add(self._shop.supervisor)
+            yield engine
+            nursery.cancel_scope.cancel()
+
+
+async def passes(check: Check, rig: Rig) -> None:
+    """Runs the check; the test is skipped where it is not about such an engine."""
+    try:
+        await check(rig)
+    except LacksFeature as lack:
+        pytest.skip(str(lack))
+
+
+@every_check
+async def test_the_local_engine(check: Check) -> None:
+    """The engine of this machine passes the check, and leaves neither process nor supervisor."""
+    async with workshop() as shop:
+        with LocalRig(shop) as rig:
+            await passes(check, rig)
+
+
+@every_check
+async def test_the_fake_engine(check: Check, tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """The scripted engine passes the check; on a clock that jumps, so what hangs is told at once."""
+    async with fake_rig(tmp_path) as rig:
+        await passes(check, rig)
