@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from jobfs.beside import beside
+from jobfs.engines.inprocess import InProcessEngine
 from jobfs.engines.local import LocalEngine
-from jobfs.testing import CHECKS, Check, LacksFeature, ProcessRig, Rig, fake_rig
+from jobfs.testing import CHECKS, Check, Feature, LacksFeature, ProcessRig, Rig, fake_rig
+from tests.engine.function_rig import FunctionRig
 from tests.engine.workshop import Workshop, workshop
 
 if TYPE_CHECKING:
@@ -41,6 +44,20 @@ class LocalRig(ProcessRig):
             nursery.cancel_scope.cancel()
 
 
+class InProcessRig(ProcessRig):
+    """The engine of the program itself, whose jobs are its children."""
+
+    features = frozenset(Feature) - {Feature.OUTLIVES}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[InProcessEngine]:
+        """See `Rig`."""
+        engine = InProcessEngine(self._directory)
+        async with beside(engine.close) as nursery:
+            await nursery.start(engine.run)
+            yield engine
+
+
 async def passes(check: Check, rig: Rig) -> None:
     """Runs the check; the test is skipped where it is not about such an engine."""
     try:
@@ -62,3 +79,16 @@ async def test_the_fake_engine(check: Check, tmp_path: Path, autojump_clock: tri
     """The scripted engine passes the check; on a clock that jumps, so what hangs is told at once."""
     async with fake_rig(tmp_path) as rig:
         await passes(check, rig)
+
+
+@every_check
+async def test_the_programs_own_engine(check: Check, tmp_path: Path) -> None:
+    """The engine without a supervisor passes the check with processes."""
+    with InProcessRig(tmp_path) as rig:
+        await passes(check, rig)
+
+
+@every_check
+async def test_the_programs_own_engine_with_functions(check: Check, tmp_path: Path) -> None:
+    """And with async functions."""
+    await passes(check, FunctionRig(tmp_path))

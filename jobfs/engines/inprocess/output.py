@@ -147,7 +147,9 @@ class StreamWriter:
     # The engine's side
 
     def watch(self, past: int) -> None:
-        """Somebody is to be told when the stream has bytes past the offset `past`."""
+        """Somebody is to be told when the stream has bytes past the offset `past`; of one that cannot grow, never."""
+        if self.closed:
+            return
         self._watched_past = past if self._watched_past is None else min(past, self._watched_past)
         self._changed()
 
