@@ -32,11 +32,14 @@ class Check:
     without: frozenset[Feature]
     body: Callable[[Bench], Awaitable[None]]
 
+    def is_about(self, features: frozenset[Feature]) -> bool:
+        """Whether it is about an engine of such features."""
+        return self.needs <= features and not self.without & features
+
     async def __call__(self, rig: Rig) -> None:
         """Checks the engine of `rig`."""
-        missing, beside = self.needs - rig.features, self.without & rig.features
-        if missing or beside:
-            raise LacksFeature(missing, beside)
+        if not self.is_about(rig.features):
+            raise LacksFeature(self.needs - rig.features, self.without & rig.features)
         await run_on_bench(self.body, rig)
 
 

@@ -13,7 +13,7 @@ import trio
 from jobfs.beside import beside
 from jobfs.engines.inprocess import InProcessEngine
 from jobfs.engines.local import LocalEngine
-from jobfs.testing import CHECKS, Check, Feature, LacksFeature, ProcessRig, Rig, fake_rig
+from jobfs.testing import CHECKS, Check, Feature, ProcessRig, fake_rig
 from tests.engine.function_rig import FunctionRig
 from tests.engine.workshop import Workshop, workshop
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
     import trio.testing
 
-every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+ALL = frozenset(Feature)
+
+
+def every_check(features: frozenset[Feature]) -> pytest.MarkDecorator:
+    """The test is run with each check that is about an engine of these features."""
+    chosen = {name: check for name, check in CHECKS.items() if check.is_about(features)}
+    return pytest.mark.parametrize("check", chosen.values(), ids=chosen)
 
 
 class LocalRig(ProcessRig):
@@ -47,7 +53,7 @@ class LocalRig(ProcessRig):
 class InProcessRig(ProcessRig):
     """The engine of the program itself, whose jobs are its children."""
 
-    features = frozenset(Feature) - {Feature.OUTLIVES}
+    features = ALL - {Feature.OUTLIVES}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[InProcessEngine]:
@@ -58,37 +64,29 @@ class InProcessRig(ProcessRig):
             yield engine
 
 
-async def passes(check: Check, rig: Rig) -> None:
-    """Runs the check; the test is skipped where it is not about such an engine."""
-    try:
-        await check(rig)
-    except LacksFeature as lack:
-        pytest.skip(str(lack))
-
-
-@every_check
+@every_check(ALL)
 async def test_the_local_engine(check: Check) -> None:
     """The engine of this machine passes the check, and leaves neither process nor supervisor."""
     async with workshop() as shop:
         with LocalRig(shop) as rig:
-            await passes(check, rig)
+            await check(rig)
 
 
-@every_check
+@every_check(ALL)
 async def test_the_fake_engine(check: Check, tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """The scripted engine passes the check; on a clock that jumps, so what hangs is told at once."""
     async with fake_rig(tmp_path) as rig:
-        await passes(check, rig)
+        await check(rig)
 
 
-@every_check
+@every_check(InProcessRig.features)
 async def test_the_programs_own_engine(check: Check, tmp_path: Path) -> None:
     """The engine without a supervisor passes the check with processes."""
     with InProcessRig(tmp_path) as rig:
-        await passes(check, rig)
+        await check(rig)
 
 
-@every_check
+@every_check(FunctionRig.features)
 async def test_the_programs_own_engine_with_functions(check: Check, tmp_path: Path) -> None:
     """And with async functions."""
-    await passes(check, FunctionRig(tmp_path))
+    await check(FunctionRig(tmp_path))
