@@ -58,7 +58,7 @@ _RESETTABLE = sorted(_ALL_SIGNALS - _UNCATCHABLE)
 _MOUNT = re.compile(rb"^mnt_id:\t(\d+)$", re.MULTILINE)  # /proc/PID/fdinfo (proc(5))
 _FDINFO_SIZE = 4096  # bytes, more than it has for a directory
 _FIRST_DESCRIPTOR = 3  # past the standard ones
-_EXEC_FAILED = 127  # the exit status of a child whose exec failed; only its report counts
+EXEC_FAILED = 127  # the exit status of a child whose exec failed; only its report counts
 
 
 @dataclass(slots=True)
@@ -189,7 +189,7 @@ class Launcher:
         except OSError as error:
             os.write(report, f"{error.errno} {doing}".encode("utf-8", "surrogateescape"))
         finally:
-            os._exit(_EXEC_FAILED)
+            os._exit(EXEC_FAILED)
 
     def _stdin(self, order: SpawnOrder) -> int:
         return self._null if order["stdin"] == "none" else os.open(encode(order["stdin"]), os.O_RDONLY)

@@ -245,6 +245,7 @@ _VALUES: Mapping[str, Callable[[object], bool]] = {
     "reason": _is_reason,
     "open_streams": _is_names,
     "never_ran": _is_flag,
+    "awaits_exec": _is_flag,
     "cpu_user_s": _is_time,
     "cpu_system_s": _is_time,
     "max_rss_bytes": _whole(0, _USAGE_MAX),

@@ -19,7 +19,7 @@ from jobfs.supervisor.birth import Birth
 from jobfs.supervisor.child import Child, first_record
 from jobfs.supervisor.draining import Draining
 from jobfs.supervisor.ending import Ending
-from jobfs.supervisor.launch import Launched, Launcher
+from jobfs.supervisor.launch import EXEC_FAILED, Launched, Launcher
 from jobfs.supervisor.lease import Lease
 from jobfs.supervisor.members import Members
 from jobfs.supervisor.passing import duplicates
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # Characters that a reason may take of the record's one block.
 _REASON = 200
+_UNBORN = "its supervisor was killed as it was started, and it may never have begun"
 _UNREAD = "its supervisor was killed, and what it wrote last may be lost"
 
 
@@ -129,7 +130,7 @@ class Supervisor:
         if order["lease"]:
             child.lease = Lease(self._loop, request.sender, request.descriptors.pop("holder", None))
         try:
-            self._born(child, launched.pid)
+            self._born(child, launched)
         except OSError:
             self._abandon(child, launched)
             raise
@@ -144,14 +145,22 @@ class Supervisor:
         self._tell({"news": "held", "id": job}, descriptors)
 
     def _await_exec(self, child: Child, report: int, tell: Callable[[tuple[int, str] | None], None] | None) -> None:
-        child.birth = Birth(self._loop, child, report, self._ending.executed, self._never_ran, tell)
+        child.birth = Birth(self._loop, child, report, self._executed, self._never_ran, tell)
 
-    def _born(self, child: Child, pid: int) -> None:
+    def _executed(self, child: Child) -> None:
+        if child.record.pop("awaits_exec", False):
+            with contextlib.suppress(OSError):  # its block is there; what is lost is a doubt that can be lived with
+                self._records.write(child.record)
+        self._ending.executed(child)
+
+    def _born(self, child: Child, launched: Launched) -> None:
         child.berth.started()  # first, so that there are descriptors for what follows
-        child.pidfd = os.pidfd_open(pid)
-        child.record |= {"pid": pid, "start_window": (child.record["start_window"][0], ticks())}
+        child.pidfd = os.pidfd_open(launched.pid)
+        child.record |= {"pid": launched.pid, "start_window": (child.record["start_window"][0], ticks())}
+        if launched.report is not None:
+            child.record["awaits_exec"] = True
         self._records.write(child.record)
-        self._by_pid[pid] = child
+        self._by_pid[launched.pid] = child
         self._look_after(child)
 
     def _look_after(self, child: Child) -> None:
@@ -215,6 +224,7 @@ class Supervisor:
     def _take_up_end(self, child: Child) -> None:
         self._ending.resume(child)
         if child.ended:
+            child.berth.process_ended()
             self._write_end(child)
             self._settle(child)
         elif child.pidfd < 0:
@@ -288,6 +298,10 @@ class Supervisor:
             child.birth.reported()  # what it said before it ended counts first
             if child.job not in self._children:
                 return  # it never ran, and the spawn was answered so
+        if child.record.get("awaits_exec") and status == EXEC_FAILED << 8:
+            # Nobody was there to hear of it: it may have been a program's own exit.
+            child.record["reason"] = child.record["reason"] or _UNBORN
+            status = None
         child.process_ended(status)
         self._try_to_finish(child)
 

@@ -67,6 +67,7 @@ class JobRecord(TypedDict, total=False):
     reason: str | None
     open_streams: list[str]  # those that somebody may still write to
     stalled: dict[str, str]  # by stream: why what is written to it cannot be kept; told, and not kept
+    awaits_exec: bool  # it was forked, and has not said yet how its exec ended
     never_ran: bool  # the exec failed after the spawn had been answered
     cpu_user_s: float
     cpu_system_s: float

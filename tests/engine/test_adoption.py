@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,36 @@ async def test_a_jobs_terminal_is_not_hung_up(bare: Workshop) -> None:
             await bare.engine.close_stdin(job)
             assert told_end(await bare.ended(job), "done:0")
             await bare.closed(job)
+
+
+async def test_the_terminal_of_a_job_that_had_ended_comes_to_its_end(bare: Workshop) -> None:
+    """Where the supervisor was killed between the job's end and the terminal's: the next one does not keep it open."""
+    async with bare.attached():
+        job = await bare.spawn("read x < $FIFO; echo said; exit 3", environment=bare.fifo(), pty=True)
+        await bare.kill_supervisor()
+        await bare.go()
+        assert await ended(bare.started(job).pid or 0)
+        bare.rewrite_record(job, wait_status=3 << 8, ended_at=time.time(), elapsed=0.5, open_streams=["stdout"])
+        async with bare.taken_up(job):
+            await until(lambda: bare.state_of(job).closed)
+    assert b"said\r\n" == bare.read(job)
+
+
+async def test_a_job_that_may_never_have_begun_is_lost(bare: Workshop) -> None:
+    """Where daemon and supervisor were killed before its exec was known of, and it ended as one whose exec failed."""
+    async with bare.attached():
+        fifo = bare.fifo()
+        jobs = [await bare.spawn("read x < $FIFO; exit 127", environment=fifo, nice=1) for _ in range(2)]
+        assert ["awaits_exec" in bare.records()[job] for job in jobs] == [False, False]
+        os.kill(bare.supervisor, signal.SIGKILL)
+        await bare.engine.gone.wait()
+    bare.rewrite_record(jobs[0], awaits_exec=True)
+    async with bare.attached(*jobs):
+        await bare.go()
+        await bare.go()
+        ends = [await bare.ended(job) for job in jobs]
+    assert ("lose", True) == (status_of(ends[0]), "never have begun" in (ends[0].reason or ""))
+    assert told_end(ends[1], "failed:127")
 
 
 async def test_a_lease_passes_on(bare: Workshop) -> None:

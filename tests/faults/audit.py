@@ -159,7 +159,10 @@ def _zombies(supervisor: int | None) -> int:
         found = 0
         for child in children:
             with suppress(psutil.NoSuchProcess):
-                found += child.status() == psutil.STATUS_ZOMBIE
+                parent = child.parent()
+                # A shell that was stopped reaps nothing until it is continued.
+                held_up = parent is not None and parent.status() == psutil.STATUS_STOPPED
+                found += child.status() == psutil.STATUS_ZOMBIE and not held_up
         return found
 
     try:
