@@ -55,6 +55,7 @@ async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncItera
     finally:
         claim.close()
         with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(shown.reap)
             await trio.to_thread.run_sync(mountpoint.remove, made)
 
 
