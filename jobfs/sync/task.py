@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, TypeVarTuple
+from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
 
 import trio
 
@@ -103,7 +103,7 @@ async def run_in_thread(
     portal: Portal, function: Callable[[Task, *Ts], int | None], args: tuple[*Ts], inner: task.Task
 ) -> int | None:
     """The async function that such a job is. Cancelled, it tells that to the thread, and waits for it all the same."""
-    cancellation, over = Cancellation(), trio.Event()
+    cancellation, host = Cancellation(), trio.lowlevel.current_task()
     results: list[int | None] = []
     errors: list[BaseException] = []
 
@@ -116,20 +116,22 @@ async def run_in_thread(
         except BaseException as error:  # noqa: BLE001 - it is raised where that is told
             errors.append(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         finally:
-            portal.soon(over.set)
+            portal.soon(partial(trio.lowlevel.reschedule, host))
 
     thread = threading.Thread(target=run, name=f"jobfs job {inner.id}")
     thread.start()
-    try:
-        await over.wait()
-    except trio.Cancelled:
+    cancelled: list[Callable[[], NoReturn]] = []
+
+    def abort(raise_cancelled: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        # At once, and not when it is this task's turn: what is cancelled is then not taken for having failed by itself.
         cancellation.cancel()
-        with trio.CancelScope(shield=True):
-            await over.wait()
-        if any(isinstance(error, Cancelled) for error in errors):
-            raise
-    finally:
-        thread.join()  # it is through
+        cancelled.append(raise_cancelled)
+        return trio.lowlevel.Abort.FAILED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+    thread.join()  # it is through
     for error in errors:
+        if isinstance(error, Cancelled) and cancelled:
+            cancelled[0]()
         raise error
     return results[0]
