@@ -215,6 +215,7 @@ class Portal:
             yield portal, entered.result()
         finally:
             portal.soon(portal._left.set)
+            futures.wait([over])  # not `join`, which Ctrl-C would have believe that the thread has ended (bpo-45274)
             thread.join()
         over.result()
 
@@ -222,9 +223,11 @@ class Portal:
         try:
             trio.run(self._serve, block, entered)
         except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
-            (over if entered.done() else entered).set_exception(error)
+            if not entered.done():
+                entered.set_exception(error)
             if not self._token.done():
                 self._token.set_exception(trio.RunFinishedError())
+            over.set_exception(error)
         else:
             over.set_result(None)
 

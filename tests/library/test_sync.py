@@ -589,3 +589,35 @@ def test_ctrl_c_interrupts_a_wait_and_leaves_all_well() -> None:
         said = program.communicate(timeout=PATIENCE)[0].decode()
     assert ("running running\nkilled:15 killed:15 ['MainThread']\n", 0) == (said, program.returncode)
     assert not is_running(pid)
+
+
+LEFT = """\
+import sys
+from jobfs import sync
+
+try:
+    with sync.open_table() as table:
+        job = table.spawn(f"trap ': > {sys.argv[1]}' TERM; echo $$; while :; do sleep 0.01; done", grace=0.5)
+        job.stdout.wait_changed(0)
+        print(job.stdout.snapshot().data.decode(), end="", flush=True)
+except KeyboardInterrupt:
+    print("not waited for", flush=True)
+"""
+
+
+def test_ctrl_c_while_the_block_is_left_loses_nothing(tmp_path: Path) -> None:
+    """The program goes on, and ends when the jobs have ended."""
+    told = tmp_path / "told"
+    with subprocess.Popen(
+        [sys.executable, "-c", LEFT, str(told)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as program:
+        assert program.stdout is not None
+        pid = int(program.stdout.readline())
+        until(told.exists)
+        program.send_signal(signal.SIGINT)
+        said = program.communicate(timeout=PATIENCE)[0]
+    assert (b"not waited for\n", 0) == (said, program.returncode)
+    assert not is_running(pid)
