@@ -1,9 +1,9 @@
-"""`mounted`: the table of a program, shown as files by that program itself, as long as a block lasts."""
+"""`mounted` and `mounted_sync`: the table of a program, shown as files by that program, as long as a block lasts."""
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,9 @@ from mount import mountpoint
 from mount.serving import TableMount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from jobfs import Table
+    from jobfs import Table, sync
 
 
 @asynccontextmanager
@@ -55,7 +55,19 @@ async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncItera
     finally:
         claim.close()
         with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(shown.reap)
             await trio.to_thread.run_sync(mountpoint.remove, made)
+
+
+@contextmanager
+def mounted_sync(table: sync.Table, directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """As `mounted`, for a table of `jobfs.sync`: an ordinary context manager, for any thread.
+
+    What is asked of the mount is answered by the thread that the table runs trio in, which no code of the program
+    runs in: so all the program's threads may touch the mount.
+    """
+    with table.portal.within(lambda: mounted(table.inner, directory)) as point:
+        yield point
 
 
 def _claim(point: Path) -> tuple[ExitStack, list[str]]:

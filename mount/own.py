@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESTART_PAUSE = 2.0  # seconds
+_LAST_MOMENTS = 2.0  # seconds until it is killed that has not ended by itself: it takes milliseconds
 # Files that are touched for one request, a few milliseconds' worth: what else there is to do gets its turn in between.
 _AT_ONCE = 8
 _JOBS_AT_ONCE = PACKET // 20  # their numbers fit in a packet
@@ -66,6 +67,7 @@ class OwnMount:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._waiting: deque[Answer] = deque()
+        self._ending: list[subprocess.Popen[bytes]] = []
         self.came = Bell()  # rung when the process was started, again or for the first time
 
     def is_own(self, task: int) -> bool:
@@ -106,6 +108,15 @@ class OwnMount:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+    def reap(self) -> None:
+        """Waits for the end of what `run` has started; in a thread, and when the mount has gone."""
+        for process in self._ending:
+            try:
+                process.wait(_LAST_MOMENTS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     async def _ask_in_parts(self, verb: str, words: list[str], size: int) -> None:
         for start in range(0, len(words), size):
@@ -159,7 +170,8 @@ class OwnMount:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            self._process.poll()  # it ends with its socket, unless it waits for the mount, which is about to go
+            # It ends with its socket, unless it waits for the mount, which is about to go.
+            self._ending = [process for process in [*self._ending, self._process] if process.poll() is None]
             self._process = None
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:

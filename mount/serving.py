@@ -153,6 +153,10 @@ class TableMount:
         pyfuse3.terminate()
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + _LAST_ANSWERS)
 
+    def reap(self) -> None:
+        """Waits for the process that the mount had for itself; in a thread, and when `run` is over."""
+        self._own.reap()
+
     def make_way(self) -> None:
         """Somebody is about to unmount: what we have open there, and who only waits, is not to be in the way."""
         self._own.rest()

@@ -10,7 +10,7 @@ from jobfs.cursor import StreamCursor
 from jobfs.stream import Evicted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from jobfs.job import StreamView
     from jobfs.stream import RingReader, StreamState
@@ -80,7 +80,7 @@ class StreamReader:
                 return state
             await self._view.wait_grown(max(since, state.written))
 
-    async def follow(self, offset: int = 0) -> AsyncIterator[bytes]:
+    async def follow(self, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """What is written from `offset` on, as it comes, until the job has ended.
 
         What was evicted, also meanwhile, is skipped to the start of a line.

@@ -21,7 +21,7 @@ from jobfs.states import State
 from jobfs.text import decode, with_variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from jobfs import job as inner
@@ -225,7 +225,7 @@ class Table:
 
     # Waiting
 
-    async def wait_all(self, jobs: Iterable[Job] | None = None) -> AsyncIterator[Job]:
+    async def wait_all(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
         """Gives each of `jobs`, all that there are now by default, when it has ended: in the order of their ends."""
         await trio.lowlevel.checkpoint()
         arrivals = _Arrivals(self.jobs() if jobs is None else jobs)

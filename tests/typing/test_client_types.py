@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobfs.client import Client, Job
+from tests.typing.checked import mypy
 
 pytest.importorskip("mypy", reason="mypy is of the group `check`")
 
 PROGRAM = Path(__file__).with_name("client_program.py")
-REPOSITORY = Path(__file__).parents[2]
 
 WRONG = """\
 from jobfs.client import Client, Job
@@ -42,19 +39,6 @@ job.info()["exitcode"]  # no
 job.info()["stdout"]["lost"]  # no
 job.waits()  # no
 """
-
-
-def mypy(program: Path) -> tuple[int, str]:
-    """Its exit status and what it says of a program that has this jobfs to import, and no settings of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={os.devnull}", str(program)],
-        cwd=program.parent,
-        env={**os.environ, "MYPYPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def public(kind: type[Client | Job]) -> set[str]:

@@ -132,6 +132,7 @@ class FunctionJob:
 
     def _end_as(self, event: Event, code: int) -> None:
         now = time.monotonic()
+        self.pause.end()  # whoever fed it, and waited to go on, is to find that it has ended
         for output in self.outputs.values():
             output.seal()
         if self._inlet is not None:
