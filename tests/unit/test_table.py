@@ -1010,9 +1010,11 @@ async def test_a_name_is_its_holders_after_a_restart(desk: Desk) -> None:
 # What a review found
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_full_disk_is_pruned_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_pruned_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
     """Where no end can be stored, the bounds are still kept: that is what makes room."""
+    del autojump_clock  # asked for so that the test runs on it
     await desk.restart(keep=1)
     old, new = await desk.ended(0, 0)
 
@@ -1026,9 +1028,11 @@ async def test_a_full_disk_is_pruned_all_the_same(desk: Desk, monkeypatch: pytes
     assert old.removed
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_what_nobody_foresaw_does_not_end_keeping_house(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_nobody_foresaw_does_not_end_keeping_house(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
     """A thread that cannot be started, for one: it is logged, and tried again."""
+    del autojump_clock  # asked for so that the test runs on it
     tries: list[int] = []
 
     async def failing(*_: int) -> None:
