@@ -24,6 +24,22 @@ _STOPS = (os.CLD_STOPPED, os.CLD_TRAPPED)
 _LOOK_FLAGS = os.WSTOPPED | os.WCONTINUED | os.WNOHANG  # not WEXITED: nothing is reaped
 
 
+def require_leader(pid: int) -> Process:
+    """A child of this program's that leads a process group.
+
+    ProcessLookupError where there is none of that number, PermissionError where it leads no group: the one that it
+    is in may be this program's own, which is not to be signalled.
+    """
+    process = read_process(pid)
+    if process is None or process.parent != os.getpid():
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} is no child of this program")
+    if process.group != pid:
+        raise PermissionError(
+            errno.EPERM, f"process {pid} leads no process group: start it with start_new_session=True"
+        )
+    return process
+
+
 class Leader:
     """A process and the group that it leads, or led; `members` finds those where the kernel cannot signal a group."""
 
@@ -40,17 +56,9 @@ class Leader:
     def of(cls, pid: int, members: Callable[[], list[Process]]) -> Self:
         """A child that was started by other means, and that whoever started it reaps.
 
-        ProcessLookupError where there is none of that number, PermissionError where it leads no group: the one that it
-        is in may be this program's own, which is not to be signalled.
+        Raises as `require_leader` does.
         """
-        process = read_process(pid)
-        if process is None or process.parent != os.getpid():
-            raise ProcessLookupError(errno.ESRCH, f"process {pid} is no child of this program")
-        if process.group != pid:
-            raise PermissionError(
-                errno.EPERM, f"process {pid} leads no process group: start it with start_new_session=True"
-            )
-        return cls(pid, process.start, members)
+        return cls(pid, require_leader(pid).start, members)
 
     def stray(self, job: int) -> Stray:
         """What its session is known by, also when it has ended."""
@@ -94,11 +102,15 @@ class Leader:
                 self.stopped = told.si_code in _STOPS
         return self.stopped
 
+    async def wait_group_ended(self) -> None:
+        """Returns when nobody is left in its group."""
+        while self.group_lives:  # noqa: ASYNC110 - nobody is told of the end of a group
+            await trio.sleep(_LOOK_AGAIN)
+
     async def kill_after(self, grace: float) -> None:
         """Kills what is left of its group after `grace` seconds; returns as soon as nobody is left in it."""
         with trio.move_on_after(grace):
-            while self.group_lives:  # noqa: ASYNC110 - nobody is told of the end of a group
-                await trio.sleep(_LOOK_AGAIN)
+            await self.wait_group_ended()
             return
         with suppress(OSError):  # nobody is left; or those who are left are another user's by now (setuid)
             self.signal(signal.SIGKILL)
