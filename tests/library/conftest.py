@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 import jobfs
+from tests.descriptors import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,14 +38,3 @@ def interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def descriptors() -> list[str]:
-    """What this process has open, but for what this very look opens."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            continue
-    return sorted(found)

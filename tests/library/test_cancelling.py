@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import jobfs
+from jobfs.engines.inprocess.output import Pause
 
 if TYPE_CHECKING:
     from jobfs import Job, Table, Task
@@ -75,7 +76,7 @@ async def test_kill_reaches_a_write_of_a_stopped_job(table: Table) -> None:
     """Kill continues it first, as SIGCONT follows SIGTERM; nothing of what waited was written."""
 
     async def write(task: Task) -> None:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         await task.stdout.write(b"never")
 
     job = table.start(write)
@@ -207,24 +208,25 @@ async def test_stopped_it_waits_when_it_writes(table: Table) -> None:
     assert (["awake", "stopped True", "written"], b"yes") == (steps, job.stdout.snapshot().data)
 
 
-async def test_stopped_again_at_once_it_goes_on_waiting(table: Table) -> None:
-    """A SIGCONT and a SIGSTOP that come together let nothing through."""
+async def test_stopped_again_at_once_it_goes_on_waiting() -> None:
+    """Who waits while a job is stopped and has not had its turn before it is stopped again goes on waiting."""
+    pause = Pause()
+    went_on: list[bool] = []
 
-    async def write(task: Task) -> None:
-        await task.stdout.write(b"through")
+    async def wait() -> None:
+        await pause.wait_over()
+        went_on.append(bool(pause))
 
-    job = table.start(write)
-    await job.stop()
-    await blocked()
-    async with trio.open_nursery() as nursery:  # both in one tick: each asks after one checkpoint
-        nursery.start_soon(job.cont)
-        nursery.start_soon(job.stop)
-    await blocked()
-    if str(job.status) == "running":  # trio runs the tasks of a tick in any order
-        assert b"through" == job.stdout.snapshot().data
-    else:
-        assert b"" == job.stdout.snapshot().data
-    await job.end()
+    pause.begin()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await blocked()
+        pause.end()
+        pause.begin()
+        await blocked()
+        assert [] == went_on
+        pause.end()
+    assert [False] == went_on
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU])
@@ -256,135 +258,6 @@ async def test_a_terminating_signal_ends_a_stopped_function(table: Table) -> Non
     await job.stop()
     await job.signal(signal.SIGTERM)
     assert "killed:15" == str(await job.wait())
-
-
-async def receive(task: Task, taken: list[int], *signals: int) -> None:
-    """Takes signals until SIGTERM comes."""
-    with task.open_signal_receiver(*signals) as received:
-        async for number in received:
-            taken.append(number)
-            if number == signal.SIGTERM:
-                return
-
-
-async def test_a_receiver_takes_signals(table: Table) -> None:
-    """They don't cancel, SIGCONT and SIGCHLD come too; SIGTERM is how `kill` asks, and the function finishes."""
-    taken: list[int] = []
-    wanted = [signal.SIGUSR1, signal.SIGCONT, signal.SIGCHLD, signal.SIGTSTP]
-    job = table.start(receive, taken, *wanted, signal.SIGTERM)
-    await blocked()
-    for number in wanted:
-        await job.signal(number)
-    await blocked()
-    assert (wanted, "running") == (taken, str(job.status))
-    assert "done:0" == str(await job.end())
-    assert signal.SIGTERM == taken[4]
-
-
-async def test_sigkill_follows_after_the_grace_period(table: Table) -> None:
-    """A function that receives SIGTERM and does not end is cancelled then."""
-    taken: list[int] = []
-
-    async def linger(task: Task) -> None:
-        await receive(task, taken, signal.SIGTERM)
-        await trio.sleep_forever()
-
-    job = table.start(linger)
-    await blocked()
-    assert "killed:9" == str(await job.end(grace=0.01))
-    assert [signal.SIGTERM] == taken
-
-
-async def test_after_the_block_a_signal_cancels_again(table: Table) -> None:
-    """The receiver is gone."""
-
-    async def receive_one(task: Task) -> None:
-        with task.open_signal_receiver(signal.SIGUSR1) as received:
-            await anext(received)
-        await trio.sleep_forever()
-
-    job = table.start(receive_one)
-    await blocked()
-    await job.signal(signal.SIGUSR1)
-    await blocked()
-    assert "running" == str(job.status)
-    await job.signal(signal.SIGUSR1)
-    assert "killed:10" == str(await job.wait())
-
-
-async def test_receivers_can_be_nested(table: Table) -> None:
-    """The inner one has the signal until its block is left."""
-    outer_took: list[int] = []
-
-    async def nest(task: Task) -> None:
-        with task.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as outer:
-            with task.open_signal_receiver(signal.SIGUSR1) as inner:
-                assert signal.SIGUSR1 == await anext(inner)
-                outer_took.append(await anext(outer))
-            outer_took.append(await anext(outer))
-
-    job = table.start(nest)
-    await blocked()
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
-        await job.signal(number)
-        await blocked()
-    assert "done:0" == str(await job.wait())
-    assert [signal.SIGUSR2, signal.SIGUSR1] == outer_took
-
-
-async def test_receivers_of_several_tasks_may_end_in_any_order(table: Table) -> None:
-    """The one that was opened first and is left first does not take the other's signals away."""
-    took: list[str] = []
-    first_over = trio.Event()
-
-    async def first(task: Task) -> None:
-        with task.open_signal_receiver(signal.SIGUSR1):
-            await blocked()
-        first_over.set()
-
-    async def second(task: Task) -> None:
-        await trio.sleep(0)
-        with task.open_signal_receiver(signal.SIGUSR1) as received:
-            await first_over.wait()
-            took.append(f"second {await anext(received)}")
-
-    async def both(task: Task) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(first, task)
-            nursery.start_soon(second, task)
-
-    job = table.start(both)
-    await first_over.wait()
-    await blocked()
-    await job.signal(signal.SIGUSR1)
-    assert "done:0" == str(await job.wait())
-    assert ["second 10"] == took
-
-
-async def test_a_receiver_that_takes_nothing_holds_up_nobody(table: Table) -> None:
-    """Signals past those that wait are dropped, as the kernel merges them."""
-
-    async def ignore(task: Task) -> None:
-        with task.open_signal_receiver(signal.SIGUSR1):
-            await trio.sleep_forever()
-
-    job = table.start(ignore)
-    await blocked()
-    for _ in range(200):
-        await job.signal(signal.SIGUSR1)
-    assert "running" == str(job.status)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_what_cannot_be_received(table: Table, number: int) -> None:
-    """ValueError, as no process can catch them."""
-
-    async def receive_it(task: Task) -> None:
-        with pytest.raises(ValueError, match="cannot be received"), task.open_signal_receiver(number):
-            pass
-        await trio.lowlevel.checkpoint()
-
-    assert "done:0" == str(await table.start(receive_it).wait())
 
 
 async def test_last_stopped(table: Table) -> None:

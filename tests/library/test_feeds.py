@@ -161,7 +161,8 @@ async def test_a_process_is_signalled_with_its_job(table: Table) -> None:
         await feed.job.cont()
         assert "running" == str(feed.job.status)
         await feed.job.kill()
-        assert -signal.SIGTERM == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+        assert -signal.SIGTERM == os.waitstatus_to_exitcode(status[1])
         assert "killed:15" == str(await feed.job.wait())
 
 
@@ -253,7 +254,7 @@ async def test_a_function_adds_a_process_of_trio(table: Table) -> None:
                 codes.append(await process.wait())
 
     job = table.start(run)
-    while job.info().usage.processes != 1:
+    while job.info().usage.processes != 1:  # noqa: ASYNC110 - nobody tells
         await trio.sleep(0.01)
     assert "killed:15" == str(await job.end())
     assert [-signal.SIGTERM] == codes
