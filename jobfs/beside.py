@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # of these lines; the body is none of them
 async def beside(stop: Callable[[], Awaitable[object]]) -> AsyncIterator[trio.Nursery]:
     """A nursery of which the body notices nothing: what the body raises gets out as it is, and not in a group.
 
@@ -62,9 +63,12 @@ def _all_of(failed: BaseException, raised: BaseException | None) -> BaseExceptio
     own = raised
     if isinstance(raised, BaseExceptionGroup):
         own = raised.split(trio.Cancelled)[1]
+    failed = only_one(failed)
     if own is None or isinstance(own, trio.Cancelled):
-        return only_one(failed)
-    return BaseExceptionGroup("the block and what ran beside it failed", [only_one(failed), own])
+        return failed
+    if isinstance(own, KeyboardInterrupt) and isinstance(failed, KeyboardInterrupt):  # Ctrl-C was typed twice
+        return own
+    return BaseExceptionGroup("the block and what ran beside it failed", [failed, own])
 
 
 def only_one(error: BaseException) -> BaseException:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jobfs.states import Status
     from jobfs.table import JobTable
 
+_PIECE = 64 * 1024  # bytes, which a pipe takes at once: what it does not take is copied to be offered again
+
 
 class Job:
     """A job in a table. What it was stays to be seen when it was removed.
@@ -141,8 +143,11 @@ class Job:
     async def kill(self, grace: float | None = None) -> None:
         """Begins to end it, or what it left behind: SIGTERM, and SIGKILL after `grace` seconds, of its own by default.
 
-        A function is cancelled. Returns when that is on its way; a second time changes nothing.
+        A function is cancelled. Returns when that is on its way; a second time changes nothing. BadCommand for a
+        `grace` that is negative.
         """
+        if grace is not None and not grace >= 0:  # which NaN is not either
+            raise BadCommand(f"grace: {grace} is no number of seconds")
         await self._table.end(self._job, None, grace)
 
     async def end(self, grace: float | None = None) -> Status:
@@ -159,8 +164,10 @@ class Job:
         """
         stdin = self._table.stdin(self._job)
         await stdin.open()
-        while data:
-            data = data[await stdin.write_some(data) :]
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            while piece:
+                piece = piece[await stdin.write_some(piece) :]
 
     async def close_stdin(self) -> None:
         """It reads end of file, after what was written."""

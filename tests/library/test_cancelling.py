@@ -107,6 +107,7 @@ async def test_a_function_may_finish_all_the_same(table: Table) -> None:
     assert ["killed:15", "failed:7"] == [str(await job.end()) for job in jobs]
 
 
+@pytest.mark.usefixtures("autojump_clock")
 async def test_cleaning_up_may_take_longer_than_the_grace(table: Table) -> None:
     """A function that shields itself is waited for; it is `killed:9` then, for SIGKILL came too."""
     cleaned = trio.Event()
@@ -119,10 +120,10 @@ async def test_cleaning_up_may_take_longer_than_the_grace(table: Table) -> None:
                 await cleaned.wait()
                 await task.stdout.write(b"clean")
 
-    job = table.start(clean_up, grace=0.01)
+    job = table.start(clean_up, grace=10)
     await blocked()
     await job.kill()
-    await trio.sleep(0.05)
+    await trio.sleep(20)
     assert "running" == str(job.status)
     await job.kill(grace=1000)  # which changes nothing
     cleaned.set()
@@ -170,6 +171,17 @@ async def test_signals_that_end_no_process_change_nothing(table: Table, number: 
     await job.end()
     with pytest.raises(jobfs.JobEnded):
         await job.signal(number)
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan")])
+async def test_what_is_no_grace_period(table: Table, grace: float) -> None:
+    """BadCommand, and the job goes on; for ever is one."""
+    job = table.start(sleeps)
+    for act in (job.kill, job.end):
+        with pytest.raises(jobfs.BadCommand, match="is no number of seconds"):
+            await act(grace)
+    assert "running" == str(job.status)
+    assert "killed:15" == str(await job.end(grace=float("inf")))
 
 
 @pytest.mark.parametrize("number", [-1, 65, 999])

@@ -14,6 +14,8 @@ import jobfs
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio.testing import MockClock
+
     from jobfs import Table, Task
 
 
@@ -255,6 +257,21 @@ async def test_a_timeout_ends_a_function(table: Table) -> None:
     job = table.start(sleeps, timeout=0.01)
     assert "killed:15" == str(await job.wait())
     assert "it was ended after its timeout of 0.01 s" == job.info().reason
+
+
+async def test_a_long_timeout_and_a_long_grace_period(autojump_clock: MockClock, table: Table) -> None:
+    """SIGKILL follows after the grace period of the job, in the time of trio."""
+    begun = autojump_clock.current_time()
+
+    async def linger(task: Task) -> None:
+        with task.open_signal_receiver(signal.SIGTERM) as received:
+            await anext(received)
+        await trio.sleep_forever()
+
+    job = table.start(linger, timeout="2h", grace="5m")
+    assert "killed:9" == str(await job.wait())
+    assert 7500 == round(autojump_clock.current_time() - begun)
+    assert "it was ended after its timeout of 7200 s" == job.info().reason
 
 
 async def test_a_timeout_that_was_not_needed_changes_nothing(table: Table) -> None:
