@@ -354,9 +354,9 @@ class InProcessEngine:
         return known
 
     def require_open(self) -> None:
-        """EngineGone where it takes no more jobs."""
+        """MachineError where it takes no more jobs; EngineGone would say that another one may come."""
         if self._nursery is None or self._closing:
-            raise EngineGone(_CLOSED)
+            raise MachineError(_CLOSED)
 
 
 @trio.lowlevel.enable_ki_protection
