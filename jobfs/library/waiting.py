@@ -18,7 +18,8 @@ class WaitAll:
     """Jobs, each when it has ended, in that order. No generator: it may be left half-way, and be cancelled."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._arrivals = _Arrivals(jobs)
+        self._arrivals = _Arrivals()
+        self._arrivals.expect(jobs)
 
     def __aiter__(self) -> Self:
         return self
@@ -36,12 +37,16 @@ class WaitAll:
 class _Arrivals:
     """What the jobs know who is waited for; they do not know `WaitAll`, so that it goes when nobody has it."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        wanted = list(dict.fromkeys(jobs))
-        over = [job for job in wanted if job.ended]
-        self._arrived = deque(sorted(over, key=lambda job: job.inner.ended_at or 0.0))
+    def __init__(self) -> None:
+        self._arrived: deque[Job] = deque()
         self._waiting: dict[Job, Callable[[], None]] = {}
         self._news = trio.Event()
+
+    def expect(self, jobs: Iterable[Job]) -> None:
+        """Waits for these, of which some may have ended."""
+        wanted = list(dict.fromkeys(jobs))
+        over = [job for job in wanted if job.ended]
+        self._arrived.extend(sorted(over, key=lambda job: job.inner.ended_at or 0.0))
         for job in wanted:
             if not job.ended:
                 self._waiting[job] = rung = partial(self._rung, job)
@@ -59,7 +64,8 @@ class _Arrivals:
         """The next one, or None where there is none left."""
         await trio.lowlevel.checkpoint()
         while not self._arrived and self._waiting:
-            self._news = trio.Event()
+            if self._news.is_set():  # else somebody else waits for it too
+                self._news = trio.Event()
             await self._news.wait()
         return self._arrived.popleft() if self._arrived else None
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import jobfs
+from jobfs.engines.inprocess.leader import Leader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,6 +239,20 @@ async def test_a_process_that_is_added_to_a_stopped_job_is_stopped(table: Table)
         feed.add_process(pid)
         assert is_stopped(pid)
         await feed.job.end()
+
+
+async def test_a_process_that_was_not_reaped_is_not_waited_for() -> None:
+    """Its group is over when it has ended, though it is whoever started it who is to reap it; not before."""
+    with child("sh", "-c", "sleep 1000 & kill -STOP $$") as pid:
+        assert is_stopped(pid)  # it has started the other one by then
+        leader = Leader.of(pid, list)
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - which takes but a moment
+        assert leader.group_runs
+        leader.signal(signal.SIGKILL)
+        await leader.wait_group_ended()
+        assert (True, False) == (leader.group_lives, leader.group_runs)
+        leader.close()
 
 
 async def test_a_function_adds_a_process_of_trio(table: Table) -> None:

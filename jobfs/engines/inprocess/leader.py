@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import trio
 
-from jobfs.processes import Stray, exit_status, read_process, ticks
+from jobfs import proc
+from jobfs.processes import Stray, all_processes, exit_status, read_process, ticks
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
@@ -85,6 +87,18 @@ class Leader:
             return True
         return True
 
+    @property
+    def group_runs(self) -> bool:
+        """Whether anybody in its group runs. One that has ended does not, though whoever started it did not reap it."""
+        if not self.group_lives:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if self.reaped or not poll.poll(0):
+            return True
+        everybody = proc.patiently(all_processes).values()
+        return any(process.group == self.pid and not process.zombie for process in everybody)
+
     async def wait_ended(self) -> tuple[int | None, resource.struct_rusage | None]:
         """Waits for its end and reaps it; gives the wait status, None where somebody else did and nobody tells."""
         await trio.lowlevel.wait_readable(self.pidfd)
@@ -103,8 +117,8 @@ class Leader:
         return self.stopped
 
     async def wait_group_ended(self) -> None:
-        """Returns when nobody is left in its group."""
-        while self.group_lives:  # noqa: ASYNC110 - nobody is told of the end of a group
+        """Returns when nobody runs in its group."""
+        while self.group_runs:  # noqa: ASYNC110 - nobody is told of the end of a group
             await trio.sleep(_LOOK_AGAIN)
 
     async def kill_after(self, grace: float) -> None:
