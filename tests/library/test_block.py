@@ -17,6 +17,8 @@ from jobfs.library import opening
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trio.testing import MockClock
+
     from jobfs import Job, Table, Task
 
 
@@ -147,16 +149,16 @@ async def test_a_cancellation_from_outside_is_delivered() -> None:
     assert 5 == cleaning.stdout.state.written
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_deadline_around_the_block() -> None:
+async def test_a_deadline_around_the_block(autojump_clock: MockClock) -> None:
     """trio.fail_after raises trio.TooSlowError, as it does around anything."""
     jobs: list[Job] = []
+    begun = autojump_clock.current_time()
     with pytest.raises(trio.TooSlowError):  # noqa: PT012 - the block is what is tested
         with trio.fail_after(10):
             async with jobfs.open_table() as table:
                 jobs.append(table.start(sleeps))
                 await trio.sleep_forever()
-    assert "killed:15" == str(jobs[0].status)
+    assert ("killed:15", 10) == (str(jobs[0].status), int(autojump_clock.current_time() - begun))
 
 
 async def test_a_block_that_is_cancelled_before_it_begins() -> None:
