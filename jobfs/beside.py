@@ -12,26 +12,63 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # of these lines; the body is none of them
 async def beside(stop: Callable[[], Awaitable[object]]) -> AsyncIterator[trio.Nursery]:
     """A nursery of which the body notices nothing: what the body raises gets out as it is, and not in a group.
 
-    When the body is over, also because it was cancelled, `stop` is waited for, which no cancellation reaches; then
-    whatever still runs in the nursery is cancelled. What a task raises cancels the body, and gets out.
+    When the body is over, also because it was cancelled, `stop` is waited for, which no cancellation reaches, and no
+    Ctrl-C; then whatever still runs in the nursery is cancelled. What a task raises cancels the body, and gets out; in
+    a group with what the body has raised, where that is more than that it was cancelled.
     """
     raised: BaseException | None = None
+    failed: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             try:
                 yield nursery
             except BaseException as error:  # noqa: BLE001 - it is raised again, below
                 raised = error
-            with trio.CancelScope(shield=True):
-                await stop()
-            nursery.cancel_scope.cancel()
+            # In a task of its own: Ctrl-C comes to the task that is the body's.
+            nursery.start_soon(_stop, stop, nursery)
     except BaseExceptionGroup as group:
-        raise only_one(group) from None
-    if raised is not None:
-        raise raised
+        failed = group.split(trio.Cancelled)[1]
+        if failed is None and raised is None:
+            raise _one_cancelled(group) from None
+    try:
+        if failed is None and raised is not None:
+            raise raised
+        if failed is not None:
+            raise _all_of(failed, raised) from None
+    finally:
+        del raised, failed  # or they and this frame would keep each other
+
+
+@trio.lowlevel.enable_ki_protection
+async def _stop(stop: Callable[[], Awaitable[object]], nursery: trio.Nursery) -> None:
+    with trio.CancelScope(shield=True):
+        await stop()
+    nursery.cancel_scope.cancel()
+
+
+def _one_cancelled(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One of a group of them, which says no more than that."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _all_of(failed: BaseException, raised: BaseException | None) -> BaseException:
+    """What the tasks raised, and what the body did, unless that was only its cancellation."""
+    own = raised
+    if isinstance(raised, BaseExceptionGroup):
+        own = raised.split(trio.Cancelled)[1]
+    failed = only_one(failed)
+    if own is None or isinstance(own, trio.Cancelled):
+        return failed
+    if isinstance(own, KeyboardInterrupt) and isinstance(failed, KeyboardInterrupt):  # Ctrl-C was typed twice
+        return own
+    return BaseExceptionGroup("the block and what ran beside it failed", [failed, own])
 
 
 def only_one(error: BaseException) -> BaseException:

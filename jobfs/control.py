@@ -606,5 +606,5 @@ def _quote(value: object) -> str:
     """A value for a message: short, and without what a terminal would obey."""
     if isinstance(value, list | dict):  # may be too deep to be written out
         return "a list" if isinstance(value, list) else "an object"
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=repr)
     return f"'{printable(text if len(text) <= _QUOTED else text[:_QUOTED] + '...')}'"

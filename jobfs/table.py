@@ -302,6 +302,12 @@ class JobTable:
         except EngineGone:
             log.warning("the output of %d removed jobs is left for the next start to remove", len(gone))
 
+    def freeze(self) -> None:
+        """Nothing changes any more: what is looked at is what it was, and nobody waits for more output."""
+        for job in self._jobs.values():
+            for view in job.streams.values():
+                view.freeze()
+
     def report_error(self, error: JobfsError) -> None:
         """Puts an error of a command into `events`, for those whose shell shows only its number."""
         self._record("error", {"errno": error.errno, "error": str(error)[:_MAX_RETAINED_ERROR]})

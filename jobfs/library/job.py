@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.inprocess.function import outcome_of
+from jobfs.engines.inprocess.outcome import outcome_of
 from jobfs.engines.inprocess.task import Task
-from jobfs.errors import JobAlive, JobEnded, MachineError
+from jobfs.errors import BadCommand, JobAlive, JobEnded, MachineError
 from jobfs.library.streams import StreamReader
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jobfs.states import Status
     from jobfs.table import JobTable
 
+_PIECE = 64 * 1024  # bytes, which a pipe takes at once: what it does not take is copied to be offered again
+
 
 class Job:
     """A job in a table. What it was stays to be seen when it was removed.
@@ -30,11 +32,14 @@ class Job:
     nothing behind.
     """
 
-    def __init__(self, table: JobTable, job: inner.Job, start: Callable[[inner.Job], Job]) -> None:
+    def __init__(
+        self, table: JobTable, job: inner.Job, wrap: Callable[[inner.Job], Job], require_open: Callable[[], None]
+    ) -> None:
         """Made by the table."""
         self._table = table
         self._job = self.inner = job
-        self._start = start
+        self._wrap = wrap
+        self._require_open = require_open
 
     def __repr__(self) -> str:
         """For people who look for mistakes."""
@@ -119,7 +124,12 @@ class Job:
     # Acting
 
     async def signal(self, number: int) -> None:
-        """Sends a signal to its process group, or to all groups of a function, which is cancelled by what ends one."""
+        """Sends a signal to its process group, or to all groups of a function, which is cancelled by what ends one.
+
+        0 only asks whether anybody is there. BadCommand for what is no signal.
+        """
+        if not 0 <= number <= signal.SIGRTMAX:
+            raise BadCommand(f"{number} is no signal")
         await self._table.signal(self._job, number)
 
     async def stop(self) -> None:
@@ -133,8 +143,11 @@ class Job:
     async def kill(self, grace: float | None = None) -> None:
         """Begins to end it, or what it left behind: SIGTERM, and SIGKILL after `grace` seconds, of its own by default.
 
-        A function is cancelled. Returns when that is on its way; a second time changes nothing.
+        A function is cancelled. Returns when that is on its way; a second time changes nothing. BadCommand for a
+        `grace` that is negative.
         """
+        if grace is not None and not grace >= 0:  # which NaN is not either
+            raise BadCommand(f"grace: {grace} is no number of seconds")
         await self._table.end(self._job, None, grace)
 
     async def end(self, grace: float | None = None) -> Status:
@@ -151,8 +164,10 @@ class Job:
         """
         stdin = self._table.stdin(self._job)
         await stdin.open()
-        while data:
-            data = data[await stdin.write_some(data) :]
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            while piece:
+                piece = piece[await stdin.write_some(piece) :]
 
     async def close_stdin(self) -> None:
         """It reads end of file, after what was written."""
@@ -163,16 +178,21 @@ class Job:
         await self._table.resize(self._job, rows, columns)
 
     async def restart(self) -> Job:
-        """Starts it again, the same, under a new id; JobAlive where it has not ended."""
+        """Starts it again, the same, under a new id; JobAlive where it has not ended.
+
+        MachineError where nobody knows how: it was fed, or a function of an earlier program.
+        """
         if not self._job.ended:
             raise JobAlive(f"job {self.id} is {self.status}: only one that has ended can be restarted")
         spec = self._job.spec
         if spec.recovered:
             raise MachineError(f"job {self.id} was recovered, and not all that it was spawned with is known")
-        return self._start(await self._table.spawn(spec, spec.environment, None))
+        self._require_open()
+        return self._wrap(await self._table.spawn(spec, spec.environment, None))
 
     async def remove(self) -> None:
         """Forgets it, and its output; JobAlive where it has not ended."""
+        self._require_open()
         await self._table.remove([self._job])
 
 
@@ -182,27 +202,27 @@ class Feed(Task):
     It can be killed as any: then it has ended, writing raises trio.ClosedResourceError, and `job.wait` tells.
     """
 
-    def __init__(self, function: FunctionJob, job: Job, outcome: Outcome) -> None:
+    def __init__(self, function: FunctionJob, job: Job, finish: Finish) -> None:
         """Made by the table."""
         super().__init__(function, job.name)
         self.job = job
         """The job, as others see it."""
-        self._outcome = outcome
+        self._finish = finish
 
     async def finish(self, code: int = 0) -> None:
         """Ends the job with that exit code, or -N: as if signal N had ended it; returns when it has ended.
 
-        Raises ValueError for what is no exit code, and JobEnded where it has ended.
+        Raises ValueError or TypeError for what is no exit code, and JobEnded where it has ended or is about to.
         """
-        self._outcome.finish(code)
+        self._finish.finish(code)
         await self.job.wait()
 
     def finish_nowait(self, code: int = 0) -> None:
         """As `finish`, and does not wait."""
-        self._outcome.finish(code)
+        self._finish.finish(code)
 
 
-class Outcome:
+class Finish:
     """How a job will end that the program feeds itself."""
 
     def __init__(self) -> None:
@@ -214,7 +234,7 @@ class Outcome:
         """It ends with that."""
         outcome_of(code)
         if self._over or self._known.is_set():
-            raise JobEnded("the job has ended")
+            raise JobEnded("the job has ended, or is about to")
         self._code = code
         self._known.set()
 

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
+
 from jobfs.beside import beside
 from jobfs.engines.inprocess import InProcessEngine
 from jobfs.errors import JobfsError
@@ -59,16 +61,21 @@ async def open_table(
             with suppress(JobfsError):  # a full disk; they are `lost` the next time
                 await core.ended.store()
 
-        async with beside(end_all) as nursery:
-            await nursery.start(engine.run)
-            nursery.start_soon(engine.wait_interrupted)
-            await core.attach()
-            if store.made:
-                store.pass_over(highest_id(place / "events"))
-            nursery.start_soon(core.ended.keep_house)
-            path = place / "events"
-            view = StreamView(lambda: RingReader.open(path), CAPACITY, lambda _: core.recorded.listen(view.grew))
-            yield Table(Parts(core, place, view, time.time()), engine)
+        path = place / "events"
+        view = StreamView(lambda: RingReader.open(path), CAPACITY, lambda _: core.recorded.listen(view.grew))
+        try:
+            async with beside(end_all) as nursery:
+                with trio.CancelScope(shield=True):  # of a task that is cancelled `start` would never return
+                    await nursery.start(engine.run)
+                nursery.start_soon(engine.wait_interrupted)
+                await core.attach()
+                if store.made:
+                    store.pass_over(highest_id(path))
+                nursery.start_soon(core.ended.keep_house)
+                yield Table(Parts(core, place, view, time.time()), engine)
+        finally:
+            view.freeze()
+            core.freeze()
 
 
 @contextmanager
@@ -113,9 +120,11 @@ def _place(state: str | os.PathLike[str] | None) -> Iterator[Path]:
 def _remove_abandoned(parent: Path) -> None:
     for place in parent.glob(f"{_PREFIX}{os.geteuid()}-*"):
         with suppress(OSError):  # somebody else removes it just now, or it is another user's
-            if place.lstat().st_mtime > time.time() - _UNLOCKED_FOR:
+            about = place.lstat()
+            if about.st_uid != os.geteuid() or about.st_mtime > time.time() - _UNLOCKED_FOR:
                 continue
-            lock = os.open(place / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Made where it is missing: its program may have been killed before it had made it.
+            lock = os.open(place / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(place)

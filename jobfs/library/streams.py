@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
 from jobfs.cursor import StreamCursor
-from jobfs.stream import Evicted
+from jobfs.stream import Evicted, StreamDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from jobfs.job import StreamView
     from jobfs.stream import RingReader, StreamState
@@ -29,7 +30,8 @@ class Snapshot(NamedTuple):
 class StreamReader:
     """A job's `stdout` or `stderr`. Offsets are absolute: offset N is the N-th byte that was ever written.
 
-    Every method raises StreamDamaged, an OSError, where the file that it is kept in was damaged.
+    What reads raises StreamDamaged, an OSError, where the file that it is kept in was damaged, or removed with its job
+    or its table. `state` goes on to tell how it was.
     """
 
     def __init__(self, view: StreamView, ended: Callable[[], bool]) -> None:
@@ -49,7 +51,7 @@ class StreamReader:
         """
         if offset < 0:
             raise ValueError(f"offset: {offset}")
-        reader = self._view.open()
+        reader = _open(self._view)
         if reader is None:
             return b""
         with reader:
@@ -60,7 +62,7 @@ class StreamReader:
 
     def snapshot(self) -> Snapshot:
         """All that is retained."""
-        reader = self._view.open()
+        reader = _open(self._view)
         if reader is None:
             return Snapshot(0, b"")
         with reader:
@@ -80,33 +82,73 @@ class StreamReader:
                 return state
             await self._view.wait_grown(max(since, state.written))
 
-    async def follow(self, offset: int = 0) -> AsyncGenerator[bytes, None]:
+    def follow(self, offset: int = 0) -> AsyncIterator[bytes]:
         """What is written from `offset` on, as it comes, until the job has ended.
 
-        What was evicted, also meanwhile, is skipped to the start of a line.
+        What was evicted, also meanwhile, is skipped to the start of a line. ValueError for a negative offset.
         """
-        cursor = StreamCursor(None)
-        cursor.polled()  # the end of what is there now is not the end
-        reader: RingReader | None = None
-        at = offset
-        try:
-            while True:
-                ended = self._ended()  # asked first: what comes before the end is then in the stream
-                written = self._view.state.written
-                if reader is None and (reader := self._view.open()) is not None:
-                    cursor.attach(reader)
+        if offset < 0:
+            raise ValueError(f"offset: {offset}")
+        return _Following(self._view, self._ended, offset)
+
+
+class _Following:
+    """A stream on its way to somebody. No generator: it may be left half-way, or be cancelled and gone on with."""
+
+    def __init__(self, view: StreamView, ended: Callable[[], bool], offset: int) -> None:
+        self._view = view
+        self._ended = ended
+        self._at = offset  # where `follow` is, as the offset of a file that is read on and on
+        self._cursor = StreamCursor(None)
+        self._cursor.polled()  # the end of what is there now is not the end
+        self._reader: RingReader | None = None
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self._over:
+            ended = self._ended()  # asked first: what comes before the end is then in the stream
+            written = self._view.state.written
+            try:
+                data = self._read()
+            except Evicted:  # again and again: others are to have a turn
                 await trio.lowlevel.checkpoint()
-                try:
-                    data = cursor.read(at, _PIECE)
-                except Evicted:
-                    continue
-                if data:
-                    at += len(data)
-                    yield data
-                elif ended:
-                    return
-                else:
-                    await self._view.wait_grown(written)
-        finally:
-            if reader is not None:
-                reader.close()
+                continue
+            if data:
+                self._at += len(data)
+                return data
+            if ended:
+                self._close()
+            else:
+                await self._view.wait_grown(written)
+        raise StopAsyncIteration
+
+    def _read(self) -> bytes:
+        if self._reader is None and (reader := _open(self._view)) is not None:
+            self._reader = reader
+            self._cursor.attach(reader)
+        return self._cursor.read(self._at, _PIECE)
+
+    def _close(self) -> None:
+        self._over = True
+        if self._reader is not None:
+            self._reader.close()
+
+    def __del__(self) -> None:
+        self._close()
+
+
+def _open(view: StreamView) -> RingReader | None:
+    """A reader, for the caller to close; None where nothing was written yet. StreamDamaged."""
+    state = view.state
+    if not state.written and not state.damaged:
+        return None
+    reader: RingReader | None = None
+    with suppress(FileNotFoundError):
+        reader = view.open()
+    if reader is None:
+        raise StreamDamaged("it was removed, with its job")
+    return reader

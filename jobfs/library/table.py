@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
 
-import trio
-
 from jobfs.control import spawn_of
+from jobfs.engines.inprocess.leader import require_leader
 from jobfs.errors import NoSuchJob
-from jobfs.library.job import Feed, Job, Outcome
+from jobfs.library.job import Feed, Finish, Job
 from jobfs.library.streams import StreamReader
+from jobfs.library.waiting import WaitAll
 from jobfs.model import DEFAULT_CAPACITY, DEFAULT_GRACE, JobSpec, Writer
 from jobfs.proc import own_umask
 from jobfs.states import State
 from jobfs.text import decode, with_variables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from jobfs import job as inner
@@ -78,7 +77,6 @@ class Table:
         that would end a process cancels it: it is then `killed:N`. `command` is what `cmd` shows, the function's name
         by default; the other options are those of the verb `spawn`.
         """
-        named = command or getattr(function, "__qualname__", None) or repr(function)
         options = {
             "name": name,
             "stdin": "pipe" if stdin else "none",
@@ -86,7 +84,7 @@ class Table:
             "timeout": timeout,
             "grace": grace,
         }
-        return self._start_function(named, options, lambda task: function(task, *args))
+        return self._start_function(command or _called(function), options, lambda task: function(task, *args))
 
     def register(  # noqa: PLR0913 - the options of a job, as for `spawn`
         self,
@@ -102,19 +100,23 @@ class Table:
 
         `process` is the number of a child of this program that is the job, see `Task.add_process`: what stops it stops
         the job, and `stopped` says that this has happened already. To wait for it and to finish the job stays the
-        caller's affair.
+        caller's affair. Raises as `Task.add_process` does, and then there is no job.
         """
-        outcome = Outcome()
+        if process is not None:
+            require_leader(process)
+        finish = Finish()
         options = {"name": name, "stdin": "pipe" if stdin else "none", "limit": limit}
-        job = self._start_function(command, options, outcome.wait)
+        job = self._start_function(command, options, finish.wait, again=False)
         function = self._engine.function(job.id)
         if process is not None:
             try:
-                function.follow(process, stopped=stopped)
-            except OSError:
-                outcome.finish(1)
+                function.follow(process)
+            except OSError:  # no descriptor is left
+                finish.finish(1)
                 raise
-        return Feed(function, job, outcome)
+        if stopped:
+            function.stop()
+        return Feed(function, job, finish)
 
     async def spawn(  # noqa: PLR0913 - the options of a job
         self,
@@ -149,16 +151,24 @@ class Table:
             "pty": pty,
             "env": None if env is None else dict(env),
         }
+        self._engine.require_open()
         asked = spawn_of(words | _given(options))
         spec = _spec(asked, own_umask() if umask is None else umask)
         return self._job(await self._core.spawn(spec, spec.environment, None))
 
-    def _start_function(self, command: str, options: Mapping[str, object], run: Function) -> Job:
+    def _start_function(self, command: str, options: Mapping[str, object], run: Function, *, again: bool = True) -> Job:
+        """`again`: whether it can be restarted."""
+        self._engine.require_open()
         spec = _spec(spawn_of({"cmd": command} | _given(options)), own_umask(), run)
-        return self._job(self._core.spawn_nowait(spec, spec.environment, self._engine.spawn_nowait))
+        known = spec if again else replace(spec, run=None)
+
+        def start(job: int, _: JobSpec, environment: str) -> None:
+            self._engine.spawn_nowait(job, spec, environment)
+
+        return self._job(self._core.spawn_nowait(known, spec.environment, start))
 
     def _job(self, job: inner.Job) -> Job:
-        return Job(self._core, job, self._job)
+        return Job(self._core, job, self._job, self._engine.require_open)
 
     # Looking
 
@@ -221,68 +231,38 @@ class Table:
     @property
     def events(self) -> StreamReader:
         """What has happened, one JSON object a line, as the file `events` has it."""
-        return StreamReader(self.parts.events, lambda: False)
+        return StreamReader(self.parts.events, lambda: not self.parts.events.may_grow)
 
     # Waiting
 
-    async def wait_all(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
+    def wait_all(self, jobs: Iterable[Job] | None = None) -> AsyncIterator[Job]:
         """Gives each of `jobs`, all that there are now by default, when it has ended: in the order of their ends."""
-        await trio.lowlevel.checkpoint()
-        arrivals = _Arrivals(self.jobs() if jobs is None else jobs)
-        try:
-            while (job := await arrivals.next()) is not None:
-                yield job
-        finally:
-            arrivals.forget()
+        return WaitAll(self.jobs() if jobs is None else jobs)
 
     # Forgetting
 
     async def remove(self, *jobs: Job) -> None:
         """Forgets jobs that have ended, and their output; JobAlive, and nothing is changed, where one has not."""
+        self._engine.require_open()
         await self._core.remove([job.inner for job in jobs])
 
     async def clean(self) -> None:
         """Forgets all jobs that have ended."""
+        self._engine.require_open()
         await self._core.remove([job for job in self._core.jobs() if job.ended])
 
     async def prune(self, keep: int, keep_bytes: int = 1 << 62) -> None:
         """Forgets the oldest ended jobs, until at most `keep` are left, and at most `keep_bytes` of their output."""
+        self._engine.require_open()
         await self._core.ended.prune(keep, keep_bytes)
 
 
-class _Arrivals:
-    """Jobs in the order of their ends."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        wanted = list(dict.fromkeys(jobs))
-        over = [job for job in wanted if job.ended]
-        self._arrived = deque(sorted(over, key=lambda job: job.info().ended_at or 0.0))
-        self._waiting: dict[Job, Callable[[], None]] = {}
-        self._news = trio.Event()
-        for job in wanted:
-            if not job.ended:
-                self._waiting[job] = rung = partial(self._rung, job)
-                job.inner.bell.listen(rung)
-
-    def _rung(self, job: Job) -> None:
-        if job.ended:
-            del self._waiting[job]
-            self._arrived.append(job)
-            self._news.set()
-        else:
-            job.inner.bell.listen(self._waiting[job])
-
-    async def next(self) -> Job | None:
-        """The next one, or None where there is none left."""
-        while not self._arrived and self._waiting:
-            self._news = trio.Event()
-            await self._news.wait()
-        return self._arrived.popleft() if self._arrived else None
-
-    def forget(self) -> None:
-        """Nobody waits any more."""
-        for job, rung in self._waiting.items():
-            job.inner.bell.ignore(rung)
+def _called(function: object) -> str:
+    """What a function is called: without where it was defined, and without what it was given beforehand."""
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
 
 
 def _given(options: Mapping[str, object]) -> dict[str, object]:

@@ -22,7 +22,7 @@ from jobfs.beside import beside
 from jobfs.errors import EngineGone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
@@ -149,10 +149,6 @@ class Portal:
             self.soon(call.scope.cancel)  # of Ctrl-C the task knows nothing
             raise
 
-    def begin(self, function: Callable[[], Awaitable[object]]) -> None:
-        """Has the async `function` run, and does not wait for it, nor mind how it ends; may be called anywhere."""
-        self._begin(function)
-
     def _begin(self, function: Callable[[], Awaitable[T]], timeout: float | None = None, late: str = "") -> _Call[T]:
         call = _Call(function, timeout, late)
 
@@ -244,12 +240,12 @@ class Portal:
 
 
 class Items(Iterator[T]):
-    """What an async generator of the trio thread gives, to any thread. Nothing is left of one that is dropped."""
+    """What an async iterator of the trio thread gives, to any thread. Nothing is left of one that is dropped."""
 
-    def __init__(self, portal: Portal, source: AsyncGenerator[T, None]) -> None:
-        """`source` is not to be begun elsewhere."""
+    def __init__(self, portal: Portal, source: AsyncIterator[T]) -> None:
+        """`source` is taken over: it is to be dropped in the trio thread."""
         self._portal = portal
-        self._source = source
+        self._source = [source]
         self._turn = trio.Lock()
         self._over = False
 
@@ -267,19 +263,14 @@ class Items(Iterator[T]):
         raise StopIteration
 
     def __del__(self) -> None:
-        """Ends the generator; from whatever thread, so nothing is waited for."""
-        if not self._over:
-            self._portal.begin(self._close)
+        """Has the source dropped in its own thread."""
+        self._portal.soon(self._source.clear)
 
     async def _next(self) -> list[T]:
         async with self._turn:
             with suppress(StopAsyncIteration):
-                return [await anext(self._source)]
+                return [await anext(self._source[0])]
         return []
-
-    async def _close(self) -> None:
-        async with self._turn:
-            await self._source.aclose()
 
 
 def _answer(answer: Future[T], function: Callable[[], T]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import assert_type
 
@@ -49,7 +49,7 @@ async def use_reader(reader: jobfs.StreamReader) -> bytes:
     assert_type(await reader.wait_changed(state.written), jobfs.StreamState)
     snapshot = assert_type(reader.snapshot(), jobfs.Snapshot)
     assert_type((snapshot.start, snapshot.data), tuple[int, bytes])
-    assert_type(reader.follow(), AsyncGenerator[bytes, None])
+    assert_type(reader.follow(), AsyncIterator[bytes])
     async for piece in reader.follow(snapshot.start):
         return assert_type(piece, bytes)
     try:
@@ -91,7 +91,7 @@ async def use_table(table: jobfs.Table) -> list[jobfs.Job]:
     assert_type(table.infos(), list[jobfs.JobInfo])
     assert_type((table.last, table.last_stopped), tuple[jobfs.Job | None, jobfs.Job | None])
     assert_type(table.events, jobfs.StreamReader)
-    assert_type(table.wait_all(), AsyncGenerator[jobfs.Job, None])
+    assert_type(table.wait_all(), AsyncIterator[jobfs.Job])
     async for ended in table.wait_all([job]):
         assert_type(ended, jobfs.Job)
     await table.remove(job, feed.job)

@@ -43,6 +43,7 @@ _LAST_BYTES = 0.25
 _NOBODY = -1
 _STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
 _OVER = "the table that it was in was closed"
+_CLOSED = "the table is closed"
 _LOST = "the program that had the table ended"
 
 
@@ -61,21 +62,26 @@ class InProcessEngine:
         self._processes = ProcessTable()
         self._forgotten: dict[int, ProcessJob | FunctionJob] = {}  # of which something is left
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
+        self._starting = 0  # processes that are on their way to exec
+        self._closing = False
         self._closed = trio.Event()
         self._interrupted = trio.Event()
 
     # Its life
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs the jobs until `close` has ended them all; a cancellation does not reach them, `close` does."""
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._look_for_stops)
-                task_status.started()
-                await self._closed.wait()
-                nursery.cancel_scope.cancel()
-        self._nursery = None
+        try:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(_beyond_interrupts, self._look_for_stops)
+                    task_status.started()
+                    await self._closed.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
 
     async def wait_interrupted(self) -> None:
         """Raises KeyboardInterrupt when one came in a job's function; else it waits for ever.
@@ -91,18 +97,31 @@ class InProcessEngine:
         Call it also where the program is being cancelled, with a shield. A function that does not heed its cancellation
         is waited for.
         """
-        jobs = [*self._jobs.values(), *self._forgotten.values()]
-        for job in jobs:
-            with suppress(OSError):
-                job.end(job.spec.grace, _OVER)
-        for job in jobs:
-            await job.finished.wait()
-        await self._end_all_that_lingers(jobs)
-        for job in jobs:
-            with trio.move_on_after(_LAST_BYTES):
-                await job.over.wait()
-            job.close()
-        self._closed.set()
+        self._closing = True
+        try:
+            await self._end_all()
+            jobs = [*self._jobs.values(), *self._forgotten.values()]
+            await self._end_all_that_lingers(jobs)
+            for job in jobs:
+                with trio.move_on_after(_LAST_BYTES):
+                    await job.over.wait()
+                job.close()
+        finally:
+            self._closed.set()
+
+    async def _end_all(self) -> None:
+        """Ends those that live, and those whose exec happens only now."""
+        while True:
+            living = [job for job in self._jobs.values() if job.ended is None]
+            for job in living:
+                with suppress(OSError):
+                    job.end(job.spec.grace, _OVER)
+            for job in living:
+                await job.finished.wait()
+            if self._starting:
+                await trio.sleep(_LOOK_AGAIN)
+            elif not living:
+                return
 
     async def _end_all_that_lingers(self, jobs: list[ProcessJob | FunctionJob]) -> None:
         strays = [stray for job in jobs for stray in job.strays]
@@ -131,8 +150,8 @@ class InProcessEngine:
     def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
         """See `Host`."""
         if self._nursery is None:
-            raise EngineGone("the table is closed")
-        self._nursery.start_soon(function)
+            raise EngineGone(_CLOSED)
+        self._nursery.start_soon(_beyond_interrupts, function)
 
     def path(self, job: int, name: str) -> str:
         """See `Host`."""
@@ -176,18 +195,24 @@ class InProcessEngine:
             await trio.lowlevel.checkpoint()
             self.spawn_nowait(job, spec, environment)
             return
-        self._require_running()
+        self.require_open()
         with _translated("make its pipes"):
             process = ProcessJob(self, job, spec)
-        started = await process.start(environment, directory)
-        self._jobs[job] = process
+        self._starting += 1
+        try:
+            started = await process.start(environment, directory)
+            self._jobs[job] = process
+        finally:
+            self._starting -= 1
         self.tell(started)
 
     def spawn_nowait(self, job: int, spec: JobSpec, environment: str) -> None:
         """Starts a job that is a function; `Started` is told before this returns, and before its first step."""
-        self._require_running()
+        self.require_open()
         if spec.run is None:
-            raise MachineError(f"{spec.line} was a function of a program that has ended: it cannot be run again")
+            raise MachineError(
+                f"{spec.line} cannot be run again: it was fed, or a function of a program that has ended"
+            )
         with _translated("make its pipe"):
             function = FunctionJob(self, job, spec, environment)
         self._jobs[job] = function
@@ -289,6 +314,7 @@ class InProcessEngine:
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
+        self._forgotten = {job: known for job, known in self._forgotten.items() if not known.over.is_set()}
         for job in jobs:
             known = self._jobs.pop(job, None)
             if known is not None:
@@ -327,9 +353,16 @@ class InProcessEngine:
             raise JobEnded("nothing is left of it")
         return known
 
-    def _require_running(self) -> None:
-        if self._nursery is None or self._closed.is_set():
-            raise EngineGone("the table is closed")
+    def require_open(self) -> None:
+        """MachineError where it takes no more jobs; EngineGone would say that another one may come."""
+        if self._nursery is None or self._closing:
+            raise MachineError(_CLOSED)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _beyond_interrupts(function: Callable[[], Awaitable[object]]) -> None:
+    """Ctrl-C comes to the program's own code, and not amid what runs its jobs."""
+    await function()
 
 
 def _trace(known: ProcessJob | FunctionJob) -> Trace:

@@ -7,40 +7,39 @@ stderr; a cancellation from outside and Ctrl-C are passed on. Its processes lead
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import signal
 import time
-import traceback
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.engines.failures import failure
-from jobfs.engines.inprocess.launch import STARTERS, Streams, launch
-from jobfs.engines.inprocess.leader import Leader
+from jobfs.engines.inprocess.outcome import Outcome, outcome_of, outcome_of_error
 from jobfs.engines.inprocess.output import Pause, StreamWriter
+from jobfs.engines.inprocess.parts import Parts
 from jobfs.engines.inprocess.task import Task
 from jobfs.errors import JobEnded, StdinClosed
-from jobfs.model import STREAMS, JobSpec
-from jobfs.proc import own_umask
-from jobfs.processes import stop_state, ticks
+from jobfs.model import STREAMS
 from jobfs.states import Event
 from jobfs.supervisor.inlet import Inlet
-from jobfs.text import with_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jobfs.engines.inprocess.host import Host
+    from jobfs.engines.inprocess.leader import Leader
+    from jobfs.model import Function, JobSpec
     from jobfs.processes import Stray
 
 _STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 # Which end no process that does not ask for them (signal(7)); 0 is none.
-_HARMLESS = (0, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH)
-_CRASHED = 1  # the exit code of a function that raised
+_HARMLESS = (0, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH)
 
 
 class FunctionJob:
@@ -50,25 +49,23 @@ class FunctionJob:
         """OSError where it is to have a stdin and no pipe can be had."""
         self.job = job
         self.pause = Pause()
-        self.receivers: dict[int, trio.MemorySendChannel[int]] = {}
+        self.receivers: dict[int, list[trio.MemorySendChannel[int]]] = {}  # by signal, the newest last
         self.ended: Ended | None = None
         self.finished = trio.Event()  # it has ended
         self.over = trio.Event()  # nobody holds its pipes any more, and no grace period runs
         self._host = host
         self.spec = spec
-        self._environment = environment
         self.outputs = {
             name: StreamWriter(host.path(job, name), spec.limit, self.pause, partial(self._stream_changed, name))
             for name in STREAMS
         }
         self._inlet = Inlet() if spec.stdin == "pipe" else None
         self.stdin = None if self._inlet is None else trio.lowlevel.FdStream(self._inlet.take_job_end())
-        self._leaders: dict[int, Leader] = {}
+        self.parts = Parts(host, job, environment, self.outputs, self.pause)
         self._told_open: frozenset[str] = frozenset(STREAMS)
         self._told_stalled = False
         self._scope = trio.CancelScope()
         self._cancelled_by: int | None = None  # the signal
-        self._followed: Leader | None = None
         self._is_ending = False
         self._reason: str | None = None
         self._grace = spec.grace
@@ -80,59 +77,52 @@ class FunctionJob:
 
     async def run(self) -> None:
         """Runs the function to its end. KeyboardInterrupt gets out, and so does a cancellation from outside."""
-        event, code = Event.SIGNAL, int(signal.SIGTERM)  # of one that is cancelled from outside
         deadline = trio.CancelScope()
         if self.spec.timeout is not None:
             self._host.start_soon(partial(self._end_after, self.spec.timeout, deadline))
+        outcome = Outcome(Event.SIGNAL, int(signal.SIGTERM))
         try:
-            with self._scope:
-                event, code = await self._outcome()
-            if self._scope.cancelled_caught:
-                event, code = Event.SIGNAL, self._cancelled_by or int(signal.SIGTERM)
-        except KeyboardInterrupt:
-            event, code = Event.SIGNAL, int(signal.SIGINT)
-            raise
+            outcome = await self._outcome()
+            await self._write_to_stderr(outcome.said)
         finally:
             deadline.cancel()
-            self._end_as(event, code)
+            self._end_as(outcome.event, outcome.code)
+        if outcome.passed_on is not None:
+            raise outcome.passed_on
 
     async def _end_after(self, seconds: float, deadline: trio.CancelScope) -> None:
         with deadline:
             await trio.sleep(seconds)
             self.end(self.spec.grace, f"it was ended after its timeout of {seconds:.6g} s")
 
-    async def _outcome(self) -> tuple[Event, int]:
-        """How the function ends; trio.Cancelled and KeyboardInterrupt get out."""
+    async def _outcome(self) -> Outcome:
+        """How the function ends."""
+        code: int | None = None
         assert self.spec.run is not None
         try:
-            return outcome_of(await self.spec.run(self.task))
-        except SystemExit as error:
-            return outcome_of(error.code if isinstance(error.code, int | None) else _CRASHED)
-        except (trio.Cancelled, KeyboardInterrupt):
-            raise
-        except BaseExceptionGroup as group:
-            passed_on, own = group.split((trio.Cancelled, KeyboardInterrupt))
-            if own is not None:
-                await self._write_traceback(own)
-            if passed_on is not None:
-                raise passed_on from None
+            with self._scope:
+                code = await _called(self.spec.run, self.task, self.spec.line)
+            if self._scope.cancelled_caught:
+                return Outcome(Event.SIGNAL, self._cancelled_by or int(signal.SIGTERM))
+            return Outcome(*outcome_of(code))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is that job's alone
-            await self._write_traceback(error)
-        return Event.EXIT_NONZERO, _CRASHED
+            return outcome_of_error(error, cancelled=trio.current_effective_deadline() == -inf)
 
-    async def _write_traceback(self, error: BaseException) -> None:
-        # Without the line above, which is none of the function's.
-        lines = traceback.format_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
-        said = "".join(lines).encode("utf-8", "backslashreplace")
+    async def _write_to_stderr(self, said: str) -> None:
+        if not said:
+            return
         self.pause.end()  # it has ended: it need not wait to be continued
+        data = said.encode("utf-8", "backslashreplace")
         try:
-            self.task.stderr.write_nowait(said)  # at once, for a cancellation may be under way
+            self.task.stderr.write_nowait(data)  # at once, for a cancellation may be under way
         except OSError:
-            await self.task.stderr.write(said)
+            if not self._scope.cancel_called:  # nobody wants it gone yet: it waits for room
+                with trio.CancelScope() as self._scope:
+                    await self.task.stderr.write(data)
 
     def _end_as(self, event: Event, code: int) -> None:
         now = time.monotonic()
-        self.pause.end()  # whoever fed it, and waited to go on, is to find that it has ended
+        self.pause.end()  # whoever else waits to write learns that it has ended
         for output in self.outputs.values():
             output.seal()
         if self._inlet is not None:
@@ -155,8 +145,7 @@ class FunctionJob:
 
     def _settle(self) -> None:
         if self.ended is not None and not self.open_streams and not self._killing:
-            for leader in self._leaders.values():
-                leader.close()
+            self.parts.close()
             self.over.set()
 
     # What it is asked
@@ -165,15 +154,15 @@ class FunctionJob:
     def leaders(self) -> list[Leader]:
         """The processes whose groups are the job's; those of which nothing is left are dropped."""
         if self.ended is None:
-            for leader in [leader for leader in self._leaders.values() if not leader.group_lives]:
-                del self._leaders[leader.pid]
-                leader.close()
-        return list(self._leaders.values())
+            self.parts.settle()
+        return self.parts.leaders
 
     @property
     def strays(self) -> list[Stray]:
         """What its processes, and those that it left behind, are known by."""
-        return [leader.stray(self.job) for leader in self.leaders]
+        if self.ended is None:
+            self.parts.settle()
+        return self.parts.strays
 
     @property
     def gone(self) -> bool:
@@ -194,14 +183,14 @@ class FunctionJob:
 
     def signal(self, number: int) -> None:
         """Signals its processes, and does with the function what the signal does with a process."""
-        self._signal_processes(number)
+        self.parts.signal(number)
         if number == signal.SIGCONT:
             self._resume()
-        elif number in self.receivers:
-            with suppress(trio.WouldBlock, trio.BrokenResourceError):
-                self.receivers[number].send_nowait(number)
+        if receivers := self.receivers.get(number):
+            with suppress(trio.WouldBlock):  # it has many to take already
+                receivers[-1].send_nowait(number)
         elif number in _STOPPING:
-            self._stop()
+            self.stop()
         elif number not in _HARMLESS:
             self._cancel(number)
 
@@ -217,26 +206,21 @@ class FunctionJob:
 
     async def _kill_after(self, grace: float) -> None:
         with trio.move_on_after(grace):
-            for leader in self.leaders:
-                await leader.kill_after(grace)
             await self.finished.wait()
+            await self.parts.wait_ended()
         if self.ended is None:
             self._cancel(signal.SIGKILL)
-        self._signal_processes(signal.SIGKILL)
+        self.parts.signal(signal.SIGKILL)
         self._killing -= 1
         self._settle()
-
-    def _signal_processes(self, number: int) -> None:
-        for leader in self.leaders:
-            with suppress(OSError):  # nobody is left of it; or those who are left are another user's by now (setuid)
-                leader.signal(number)
 
     def _cancel(self, number: int) -> None:
         if self._cancelled_by is None or number == signal.SIGKILL:
             self._cancelled_by = number
         self._scope.cancel()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """It waits at its next `write` or `checkpoint`."""
         if not self.pause:
             self.pause.begin()
             self._host.tell(Stopped(self.job))
@@ -246,19 +230,11 @@ class FunctionJob:
             self.pause.end()
             self._host.tell(Continued(self.job))
 
-    def follow(self, pid: int, *, stopped: bool) -> None:
-        """Adds a process whose being stopped is the job's; `stopped`: whether it is now."""
-        self.add_process(pid)
-        self._followed = self._leaders[pid]
-        if stopped:
-            self._stop()
-
     def look(self) -> None:
         """Looks whether the process that it follows was stopped or continued, which nobody tells."""
-        if self._followed is not None and self.ended is None:
-            stopped = stop_state(self._followed.pid) if self._followed.group_lives else None
-            if stopped is not None:
-                (self._stop if stopped else self._resume)()
+        stopped = self.parts.is_stopped if self.ended is None else None
+        if stopped is not None:
+            (self.stop if stopped else self._resume)()
 
     def open_stdin(self) -> int:
         """A descriptor to write to, for the caller to close; StdinClosed where nobody reads."""
@@ -298,8 +274,7 @@ class FunctionJob:
 
     def close(self) -> None:
         """Lets go of all that it has; it has ended."""
-        for leader in self._leaders.values():
-            leader.close()
+        self.parts.close()
 
     def _stream_changed(self, name: str) -> None:
         if self.outputs[name].is_news():
@@ -320,88 +295,23 @@ class FunctionJob:
     ) -> int:
         """See `Task`."""
         await self.task.checkpoint()
-        spec = JobSpec(
-            command if isinstance(command, str) else None,
-            None if isinstance(command, str) else tuple(command),
-            os.getcwd(),
-            self._environment,
-            cwd=None if cwd is None else os.fspath(cwd),
-            umask=own_umask(),
-        )
-        readers, writers = _pipes()
-        try:
-            first = ticks()
-            start = partial(launch, spec, with_variables(self._environment, env or {}), None, Streams(None, *writers))
-            pid = await trio.to_thread.run_sync(start, limiter=STARTERS)
-        except BaseException:
-            _close(readers)
-            raise
-        finally:
-            _close(writers)
-        leader = self._leaders[pid] = Leader(pid, first, partial(self._host.members, self.job))
-        pumps = [self.outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
-        for pump in pumps:
-            self._host.start_soon(pump.run)  # beside the function: it goes on while that is cancelled
-        if self.pause:
-            leader.signal(signal.SIGSTOP)
-        status = await self._reaped(leader)
-        for pump in pumps:
-            await pump.drain_what_waits()
-        if status is None:
-            raise failure(errno.ECHILD, f"tell how {spec.words[0]} ended")  # somebody else in this program reaped it
-        return os.waitstatus_to_exitcode(status)
-
-    async def _reaped(self, leader: Leader) -> int | None:
-        try:
-            return (await leader.wait_ended())[0]
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                await self._end_process(leader)
-            raise
-
-    async def _end_process(self, leader: Leader) -> None:
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            with suppress(OSError):
-                leader.signal(number)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(leader.kill_after, self._grace)
-            await leader.wait_ended()
+        self._require_alive()
+        return await self.parts.run(command, cwd, env, lambda: self._grace)
 
     def add_process(self, pid: int) -> None:
         """See `Task`."""
         self._require_alive()
-        if pid not in self._leaders:
-            self._leaders[pid] = Leader.of(pid, partial(self._host.members, self.job))
+        self.parts.add(pid)
+
+    def follow(self, pid: int) -> None:
+        """Adds a process whose being stopped is the job's."""
+        self.parts.follow(pid)
 
 
-def outcome_of(code: int | None) -> tuple[Event, int]:
-    """What a function's answer means; raises where it means nothing, which is its own fault."""
-    code = 0 if code is None else code
-    if not isinstance(code, int):
-        raise TypeError(f"a job's function returns its exit code, or None, and not {code!r}")
-    if code < 0 and -code in signal.valid_signals():
-        return Event.SIGNAL, -code
-    if not 0 <= code <= 255:  # noqa: PLR2004 - wait(2)
-        raise ValueError(f"an exit code is from 0 to 255, or minus a signal's number: {code}")
-    return (Event.EXIT_NONZERO, code) if code else (Event.EXIT_ZERO, 0)
-
-
-def _pipes() -> tuple[list[int], list[int]]:
-    """A pipe for each stream: the reading ends, which do not block, and the writing ends."""
-    readers: list[int] = []
-    writers: list[int] = []
-    try:
-        for _ in STREAMS:
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            readers.append(reader)
-            writers.append(writer)
-            os.set_blocking(reader, False)
-    except OSError:
-        _close(readers + writers)
-        raise
-    return readers, writers
-
-
-def _close(descriptors: list[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)
+@trio.lowlevel.disable_ki_protection
+async def _called(function: Function, task: Task, line: str) -> int | None:
+    """What it answers. Ctrl-C gets into it, and into nothing else that the engine runs."""
+    answer = function(task)
+    if not inspect.isawaitable(answer):
+        raise TypeError(f"{line} is no async function: it returned {answer!r}")
+    return await answer

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import trio
 
-from jobfs.processes import Stray, exit_status, read_process, ticks
+from jobfs import proc
+from jobfs.processes import Stray, all_processes, exit_status, read_process, ticks
 from jobfs.supervisor.signals import NoGroupSignals, group_lives, signal_group, signal_processes
 
 if TYPE_CHECKING:
@@ -22,6 +24,22 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.02  # seconds between looks whether a group that was told to end has
 _STOPS = (os.CLD_STOPPED, os.CLD_TRAPPED)
 _LOOK_FLAGS = os.WSTOPPED | os.WCONTINUED | os.WNOHANG  # not WEXITED: nothing is reaped
+
+
+def require_leader(pid: int) -> Process:
+    """A child of this program's that leads a process group.
+
+    ProcessLookupError where there is none of that number, PermissionError where it leads no group: the one that it
+    is in may be this program's own, which is not to be signalled.
+    """
+    process = read_process(pid)
+    if process is None or process.parent != os.getpid():
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} is no child of this program")
+    if process.group != pid:
+        raise PermissionError(
+            errno.EPERM, f"process {pid} leads no process group: start it with start_new_session=True"
+        )
+    return process
 
 
 class Leader:
@@ -40,17 +58,9 @@ class Leader:
     def of(cls, pid: int, members: Callable[[], list[Process]]) -> Self:
         """A child that was started by other means, and that whoever started it reaps.
 
-        ProcessLookupError where there is none of that number, PermissionError where it leads no group: the one that it
-        is in may be this program's own, which is not to be signalled.
+        Raises as `require_leader` does.
         """
-        process = read_process(pid)
-        if process is None or process.parent != os.getpid():
-            raise ProcessLookupError(errno.ESRCH, f"process {pid} is no child of this program")
-        if process.group != pid:
-            raise PermissionError(
-                errno.EPERM, f"process {pid} leads no process group: start it with start_new_session=True"
-            )
-        return cls(pid, process.start, members)
+        return cls(pid, require_leader(pid).start, members)
 
     def stray(self, job: int) -> Stray:
         """What its session is known by, also when it has ended."""
@@ -77,6 +87,18 @@ class Leader:
             return True
         return True
 
+    @property
+    def group_runs(self) -> bool:
+        """Whether anybody in its group runs. One that has ended does not, though whoever started it did not reap it."""
+        if not self.group_lives:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if self.reaped or not poll.poll(0):
+            return True
+        everybody = proc.patiently(all_processes).values()
+        return any(process.group == self.pid and not process.zombie for process in everybody)
+
     async def wait_ended(self) -> tuple[int | None, resource.struct_rusage | None]:
         """Waits for its end and reaps it; gives the wait status, None where somebody else did and nobody tells."""
         await trio.lowlevel.wait_readable(self.pidfd)
@@ -94,11 +116,15 @@ class Leader:
                 self.stopped = told.si_code in _STOPS
         return self.stopped
 
+    async def wait_group_ended(self) -> None:
+        """Returns when nobody runs in its group."""
+        while self.group_runs:  # noqa: ASYNC110 - nobody is told of the end of a group
+            await trio.sleep(_LOOK_AGAIN)
+
     async def kill_after(self, grace: float) -> None:
         """Kills what is left of its group after `grace` seconds; returns as soon as nobody is left in it."""
         with trio.move_on_after(grace):
-            while self.group_lives:  # noqa: ASYNC110 - nobody is told of the end of a group
-                await trio.sleep(_LOOK_AGAIN)
+            await self.wait_group_ended()
             return
         with suppress(OSError):  # nobody is left; or those who are left are another user's by now (setuid)
             self.signal(signal.SIGKILL)

@@ -44,6 +44,8 @@ class Pause:
     async def wait_over(self) -> None:
         """Waits while it is to wait; a checkpoint in any case."""
         await self._over.wait()
+        while self:  # again, by the time that this task had its turn
+            await self._over.wait()
 
 
 class StreamWriter:
@@ -60,6 +62,7 @@ class StreamWriter:
         self._changed = changed
         self._writer: RingWriter | None = None
         self._discard = False
+        self._total = 0  # of a stream that is not kept any more
         self._watched_past: int | None = None
         self._sealed = False
         self._pipes = 0  # that are drained into it
@@ -73,7 +76,7 @@ class StreamWriter:
     @property
     def written(self) -> int:
         """How many bytes were written in all: the offset of the next one."""
-        return 0 if self._writer is None else self._writer.total
+        return self._total if self._writer is None else self._writer.total
 
     @property
     def closed(self) -> bool:
@@ -87,7 +90,6 @@ class StreamWriter:
         ended.
         """
         for at in range(0, max(1, len(data)), _TURN):
-            await self._pause.wait_over()
             await self._until_room(data[at : at + _TURN])
 
     def write_nowait(self, data: bytes) -> None:
@@ -103,6 +105,7 @@ class StreamWriter:
 
     async def _until_room(self, data: bytes) -> None:
         while True:
+            await self._pause.wait_over()
             self._require_open()
             try:
                 self._append(data)
@@ -168,6 +171,7 @@ class StreamWriter:
         """The job was removed: what is still written goes nowhere, and nobody is harmed."""
         self._discard = True
         if self._writer is not None:
+            self._total = self._writer.total
             self._writer.detach()
             self._writer = None
 
@@ -205,7 +209,11 @@ class StreamWriter:
         if self.obstacle is None:
             self.obstacle = f"cannot be written: {error.strerror}: the job waits when it writes"
             self._changed()
-        await trio.sleep(STALL_RETRY)
+        try:
+            await trio.sleep(STALL_RETRY)
+        except trio.Cancelled:
+            self._moved()  # nobody waits any more; who else does says so again
+            raise
 
     def _close_if_over(self) -> None:
         if self.closed:

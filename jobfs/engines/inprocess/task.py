@@ -92,20 +92,19 @@ class Task:
     def open_signal_receiver(self, *signals: int) -> Iterator[AsyncIterator[int]]:
         """Within the block these signals come out of the iterator, and don't cancel the function.
 
-        As trio.open_signal_receiver, but for signals that are sent to this job. SIGTERM is what `kill` sends first, and
-        SIGKILL follows after the grace period. ValueError for SIGKILL and SIGSTOP, which cannot be received.
+        As trio.open_signal_receiver, but for signals that are sent to this job; where there are several receivers of
+        one, the newest gets it. SIGTERM is what `kill` sends first, and SIGKILL follows after the grace period.
+        ValueError for SIGKILL and SIGSTOP, which cannot be received.
         """
         if any(number in _UNCATCHABLE for number in signals):
             raise ValueError("SIGKILL and SIGSTOP cannot be received")
         send, receive = trio.open_memory_channel[int](_SIGNALS_WAITING)
-        receivers = self._job.receivers
-        earlier = {number: receivers[number] for number in signals if number in receivers}
-        receivers |= dict.fromkeys(signals, send)
+        for number in set(signals):
+            self._job.receivers.setdefault(number, []).append(send)
         try:
             yield receive
         finally:
-            for number in signals:
-                receivers.pop(number, None)
-            receivers |= earlier
+            for number in set(signals):
+                self._job.receivers[number].remove(send)  # which need not be the newest: another task may have one
             send.close()
             receive.close()
