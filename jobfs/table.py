@@ -255,16 +255,20 @@ class JobTable:
         now = time.time()  # once, so that the next mount tells the same
         job = Job(self._store.add(spec, now), spec, now, self._engine)
         self._starting[job.id] = job
-        self.face.expect(job.id)
+        face = self.face  # another one may come meanwhile, which was not told to expect it
+        face.expect(job.id)
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
+        except trio.Cancelled:  # whether it was started is the engine's to tell
+            face.failed(job.id)
+            raise
         except Exception as error:
-            if not (isinstance(error, EngineGone) and await self._was_started(job)):
+            if not (isinstance(error, EngineGone) and job.id in self._starting and await self._was_started(job)):
                 self._starting.pop(job.id, None)
-                self.face.failed(job.id)
+                face.failed(job.id)
                 self._forget_row(job)
                 raise
-        await self.face.appeared(job.id)
+        await face.appeared(job.id)
         return job
 
     def spawn_nowait(self, spec: JobSpec, environment: str, start: Callable[[int, JobSpec, str], None]) -> Job:
@@ -440,6 +444,8 @@ class JobTable:
     def _ended(self, news: Ended) -> None:
         if news.event is not Event.CANCEL:
             self._admit_started(news.job)
+        elif (never := self._starting.pop(news.job, None)) is not None:
+            self._forget_row(never)
         job = self._jobs.get(news.job)
         if job is None:
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESTART_PAUSE = 2.0  # seconds
+_LAST_REQUEST = 1.0  # seconds that the process has to end, unless it waits for a mount that somebody else has too
 # Files that are touched for one request, a few milliseconds' worth: what else there is to do gets its turn in between.
 _AT_ONCE = 8
 _JOBS_AT_ONCE = PACKET // 20  # their numbers fit in a packet
@@ -90,7 +91,7 @@ class OwnMount:
         """Runs the process for the mount of that number at `directory`, for ever."""
         while True:
             try:
-                receiver = self._start(directory, mount)
+                receiver = await self._start(directory, mount)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 self.came.ring()
@@ -98,7 +99,10 @@ class OwnMount:
             except OSError as error:
                 log.warning("watchers are told of nothing: %s", error)
             finally:
+                process = self._process
                 self._stop()
+                if process is not None:
+                    await _reap(process)
             await trio.sleep(_RESTART_PAUSE)
 
     def rest(self) -> None:
@@ -126,17 +130,13 @@ class OwnMount:
         self._waiting.append(answer)
         return answer
 
-    def _start(self, directory: Path, mount: int) -> trio.socket.SocketType:
+    async def _start(self, directory: Path, mount: int) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             command = [sys.executable, "-m", "mount.own_client", str(theirs.fileno()), str(directory), str(mount)]
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            )
+            # In a thread: before its exec the child closes the files that this process has open, and one that a program
+            # has open in its own mount has to be answered for.
+            self._process = await trio.to_thread.run_sync(_popen, command, theirs.fileno())
             self._socket = ours.dup()
             self._socket.settimeout(0)
             return trio.socket.from_stdlib_socket(ours)
@@ -159,8 +159,29 @@ class OwnMount:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            self._process.poll()  # it ends with its socket, unless it waits for the mount, which is about to go
-            self._process = None
+            self._process = None  # it ends with its socket
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
             answer.settle(None)
+
+
+def _popen(command: list[str], inherited: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        pass_fds=[inherited],
+        stdin=subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        start_new_session=True,
+    )
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Waits until it has ended, and kills it where it does not, so that a program is not left with a zombie."""
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(_LAST_REQUEST):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            return
+        process.kill()
+        with trio.move_on_after(_LAST_REQUEST):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)

@@ -19,14 +19,15 @@ import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.engines.failures import failure
-from jobfs.engines.inprocess.launch import STARTERS, Streams, launch
+from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.leader import Leader
 from jobfs.engines.inprocess.output import Pause, StreamWriter
+from jobfs.engines.inprocess.starting import start
 from jobfs.engines.inprocess.task import Task
 from jobfs.errors import JobEnded, StdinClosed
 from jobfs.model import STREAMS, JobSpec
 from jobfs.proc import own_umask
-from jobfs.processes import stop_state, ticks
+from jobfs.processes import stop_state
 from jobfs.states import Event
 from jobfs.supervisor.inlet import Inlet
 from jobfs.text import with_variables
@@ -164,10 +165,13 @@ class FunctionJob:
     def leaders(self) -> list[Leader]:
         """The processes whose groups are the job's; those of which nothing is left are dropped."""
         if self.ended is None:
-            for leader in [leader for leader in self._leaders.values() if not leader.group_lives]:
-                del self._leaders[leader.pid]
-                leader.close()
+            self._drop_ended()
         return list(self._leaders.values())
+
+    def _drop_ended(self) -> None:
+        for leader in [leader for leader in self._leaders.values() if not leader.group_lives]:
+            del self._leaders[leader.pid]
+            leader.close()
 
     @property
     def strays(self) -> list[Stray]:
@@ -329,20 +333,22 @@ class FunctionJob:
         )
         readers, writers = _pipes()
         try:
-            first = ticks()
-            start = partial(launch, spec, with_variables(self._environment, env or {}), None, Streams(None, *writers))
-            pid = await trio.to_thread.run_sync(start, limiter=STARTERS)
+            surroundings = with_variables(self._environment, env or {})
+            members = partial(self._host.members, self.job)
+            leader = await start(spec, surroundings, None, Streams(None, *writers), members)
         except BaseException:
             _close(readers)
             raise
         finally:
             _close(writers)
-        leader = self._leaders[pid] = Leader(pid, first, partial(self._host.members, self.job))
+        self._drop_ended()  # there may be thousands, one after the other
+        self._leaders[leader.pid] = leader
         pumps = [self.outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
         for pump in pumps:
             self._host.start_soon(pump.run)  # beside the function: it goes on while that is cancelled
         if self.pause:
-            leader.signal(signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # it has just ended
+                leader.signal(signal.SIGSTOP)
         status = await self._reaped(leader)
         for pump in pumps:
             await pump.drain_what_waits()
