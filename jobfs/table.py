@@ -91,6 +91,7 @@ class JobTable:
         self._keep_bytes = keep_bytes
         self._jobs: dict[int, Job] = {}  # in the order of their ids
         self._starting: dict[int, Job] = {}  # stored, and on their way to exec
+        self._never_started: set[int] = set()  # of those, the ones that the engine says have not begun
         self._names: dict[str, Job] = {}
         self._ended_bytes: dict[int, int] = {}  # by ended job, in the order of their ends: bytes of output retained
         self._retained = 0  # the sum of those
@@ -259,15 +260,20 @@ class JobTable:
         face.expect(job.id)
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
-        except trio.Cancelled:  # whether it was started is the engine's to tell
+        except trio.Cancelled:
             face.failed(job.id)
+            if job.id in self._never_started:  # else it may have been, and the next one to attach finds out
+                self._starting.pop(job.id, None)
+                self._forget_row(job)
             raise
         except Exception as error:
-            if not (isinstance(error, EngineGone) and job.id in self._starting and await self._was_started(job)):
+            if not (isinstance(error, EngineGone) and await self._was_started(job)):
                 self._starting.pop(job.id, None)
                 face.failed(job.id)
                 self._forget_row(job)
                 raise
+        finally:
+            self._never_started.discard(job.id)
         await face.appeared(job.id)
         return job
 
@@ -444,8 +450,8 @@ class JobTable:
     def _ended(self, news: Ended) -> None:
         if news.event is not Event.CANCEL:
             self._admit_started(news.job)
-        elif (never := self._starting.pop(news.job, None)) is not None:
-            self._forget_row(never)
+        elif news.job in self._starting:
+            self._never_started.add(news.job)
         job = self._jobs.get(news.job)
         if job is None:
             return

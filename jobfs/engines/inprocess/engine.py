@@ -46,6 +46,7 @@ _FORGOTTEN = 1000
 # The number of no process: nothing of these jobs descends from a supervisor.
 _NOBODY = -1
 _STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
+_CLOSED = "the table is closed"
 _OVER = "the table that it was in was closed"
 _LOST = "the program that had the table ended"
 
@@ -172,7 +173,7 @@ class InProcessEngine:
     def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
         """See `Host`."""
         if self._nursery is None:
-            raise EngineGone("the table is closed")
+            raise EngineGone(_CLOSED)
         self._nursery.start_soon(function)
 
     def path(self, job: int, name: str) -> str:
@@ -217,26 +218,22 @@ class InProcessEngine:
             await trio.lowlevel.checkpoint()
             self.spawn_nowait(job, spec, environment)
             return
-        try:
-            self._require_running()
-            with _translated("make its pipes"):
-                process = ProcessJob(self, job, spec)
-            await self._start(job, process, environment, directory)
-        except (trio.Cancelled, EngineGone):  # nor will another engine come that has started it
-            self.tell(Ended(job, Event.CANCEL, None, time.time(), None))
-            raise
-
-    async def _start(self, job: int, process: ProcessJob, environment: str, directory: int | None) -> None:
+        self._require_running()
+        with _translated("make its pipes"):
+            process = ProcessJob(self, job, spec)
         with trio.CancelScope() as scope:
             self._starting.add(scope)
             try:
                 started = await process.start(environment, directory)
+            except trio.Cancelled:
+                self.tell(Ended(job, Event.CANCEL, None, time.time(), None))
+                raise
             finally:
                 self._starting.discard(scope)
             self._jobs[job] = process
             self.tell(started)
-        if scope.cancelled_caught:  # by `close`
-            raise EngineGone("the table is closed")
+        if scope.cancelled_caught:
+            raise MachineError(_CLOSED)
 
     def spawn_nowait(self, job: int, spec: JobSpec, environment: str) -> None:
         """Starts a job that is a function; `Started` is told before this returns, and before its first step."""
@@ -398,7 +395,7 @@ class InProcessEngine:
 
     def _require_running(self) -> None:
         if self._nursery is None or self._closing:
-            raise EngineGone("the table is closed")
+            raise MachineError(_CLOSED)
 
 
 def _trace(known: ProcessJob | FunctionJob) -> Trace:
