@@ -178,7 +178,7 @@ def owner_of(path: Path) -> str | None:
     """
     database = path / "jobs.sqlite"
     # Without a log nobody has it open, and SQLite need not be told to make one.
-    how = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "immutable=1"
+    how = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(database))}?{how}", uri=True)) as opened:
             found = opened.execute("SELECT value FROM property WHERE name = 'owner'").fetchone()
