@@ -179,10 +179,16 @@ class KernelFace:
         """Whether it is us who ask."""
         return self._own.is_own(task)
 
-    def hides(self, job: int) -> bool:
-        """Whether a job is not to be found yet."""
+    def hides(self, job: int, task: int | None = None) -> bool:
+        """Whether a job is not to be found yet, by `task`.
+
+        One that everybody may find already our own client is not to find: it could not make the directory. But where
+        somebody has found it, that one may stand in it by now, and it is left as it is.
+        """
         birth = self._births.get(job)
-        return birth is not None and birth.hidden and not birth.made
+        if birth is None or birth.made:
+            return False
+        return birth.hidden or (task is not None and self.is_own(task) and job not in self._lookups)
 
     def leaving(self, job: int, task: int | None = None) -> Job | None:
         """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""
