@@ -58,6 +58,10 @@ class Face:
     async def appeared(self, job: int) -> None:
         """See `jobfs.table.Face`."""
 
+    def came(self, job: int) -> None:
+        """See `Face`; no job of these tests comes like that."""
+        raise NotImplementedError(job)
+
     def failed(self, job: int) -> None:
         """See `jobfs.table.Face`."""
 
