@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import os
 import select
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
+from urllib.parse import quote
 
 import platformdirs
 import psutil
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 MEMORY = "memory"
 SUPERVISOR = "supervisor"
 """The owner of a state that `jobfs mount` serves."""
+PROGRAM = "program"
+"""The owner of a state of a program that has a table of its own."""
+TABLE_PREFIX = "jobfs-table-"
+"""How the states of such programs are called that are in memory."""
 
 _SERVING = "daemon.json"
 LOCK_FILE = "daemon.lock"
@@ -114,10 +121,14 @@ _KINDS: dict[str, tuple[type, ...]] = {
 class StateDirectory:
     """One state directory, locked for this process as long as the object lives."""
 
-    def __init__(self, path: Path) -> None:
-        """Makes `path` where it is missing; StateUnusable where it is not private, not local, or served already."""
+    def __init__(self, path: Path, owner: str = SUPERVISOR) -> None:
+        """Makes `path` where it is missing.
+
+        StateUnusable where it is not private, not local, in use already, or another `owner`'s; then nothing is changed.
+        """
         self.path = path
         check(path)
+        _require_owner(owner, path)
         try:
             self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -127,10 +138,7 @@ class StateDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            other = serving(path)
-            where = f" at {other.mountpoint} by process {other.pid}" if other and other.alive else ""
-            msg = f"the state in {path} is being served already{where}: unmount that first, or use another --state"
-            raise StateUnusable(msg) from None
+            raise StateUnusable(_in_use(path)) from None
 
     def announce(self, who: Serving) -> None:
         """Says who serves it."""
@@ -154,14 +162,57 @@ def claim_for(owner: str, store: Store, path: Path) -> None:
     Owners are the supervisor, `SUPERVISOR`, and programs with a table of their own. Neither knows of the other's jobs
     whether they live.
     """
-    fresh = store.made and not (path / JOBS / RECORDS).exists()  # else a supervisor has been there before
+    fresh = store.made and not _had_supervisor(path)
     try:
         found = store.property("owner", owner if fresh else SUPERVISOR)
     except StateFull:  # then it is not one that was just made
         return
     if found != owner:
-        who = "a daemon: mount it with `jobfs mount`" if found == SUPERVISOR else "a program: see jobfs.open_table"
-        raise StateUnusable(f"the state in {path} is that of {who}")
+        raise StateUnusable(_another_ones(path, found))
+
+
+def owner_of(path: Path) -> str | None:
+    """Who owns the jobs of the state in `path`, see `claim_for`; None where nobody does yet, or nobody can tell.
+
+    Nothing is changed.
+    """
+    database = path / "jobs.sqlite"
+    # Without a log nobody has it open, and SQLite need not be told to make one.
+    how = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(database))}?{how}", uri=True)) as opened:
+            found = opened.execute("SELECT value FROM property WHERE name = 'owner'").fetchone()
+    except sqlite3.Error:
+        return SUPERVISOR if _had_supervisor(path) else None
+    return SUPERVISOR if found is None else str(found[0])
+
+
+def is_programs(path: Path) -> bool:
+    """Whether the state in `path` is that of a program with a table of its own; one in memory may be gone by now."""
+    return (path.parent == _TMPFS and path.name.startswith(TABLE_PREFIX)) or owner_of(path) == PROGRAM
+
+
+def _had_supervisor(path: Path) -> bool:
+    return (path / JOBS / RECORDS).exists()
+
+
+def _require_owner(owner: str, path: Path) -> None:
+    found = owner_of(path)
+    if found not in (None, owner):
+        raise StateUnusable(_another_ones(path, found))
+
+
+def _another_ones(path: Path, owner: str | None) -> str:
+    who = "a daemon: mount it with `jobfs mount`" if owner == SUPERVISOR else "a program: see jobfs.open_table"
+    return f"the state in {path} is that of {who}"
+
+
+def _in_use(path: Path) -> str:
+    other = serving(path)
+    if other is not None and other.alive:
+        where = f"at {other.mountpoint} by process {other.pid}"
+        return f"the state in {path} is being served already {where}: unmount that first, or use another --state"
+    return f"the state in {path} is in use already: one daemon, or one table of one program, can have it at a time"
 
 
 def this_process(mountpoint: Path, made: list[str]) -> Serving:

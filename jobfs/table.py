@@ -50,6 +50,7 @@ class JobTable:
         self._events = events
         self._jobs: dict[int, Job] = {}  # in the order of their ids
         self._starting: dict[int, Job] = {}  # stored, and on their way to exec
+        self._never_started: set[int] = set()  # of those, the ones that the engine says have not begun
         self._names: dict[str, Job] = {}
         self._stdins: dict[int, Stdin] = {}  # of the jobs that are alive and were asked for theirs
         self._taken_up = trio.Event()  # set, and another one made, whenever an engine's jobs were taken up
@@ -208,16 +209,25 @@ class JobTable:
         now = time.time()  # once, so that the next mount tells the same
         job = Job(self._store.add(spec, now), spec, now, self._engine)
         self._starting[job.id] = job
-        self.face.expect(job.id)
+        face = self.face  # another one may come meanwhile, which was not told to expect it
+        face.expect(job.id)
         try:
             await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
+        except trio.Cancelled:
+            face.failed(job.id)
+            if job.id in self._never_started:  # else it may have been, and the next one to attach finds out
+                self._starting.pop(job.id, None)
+                self._forget_row(job)
+            raise
         except Exception as error:
             if not (isinstance(error, EngineGone) and await self._was_started(job)):
                 self._starting.pop(job.id, None)
-                self.face.failed(job.id)
+                face.failed(job.id)
                 self._forget_row(job)
                 raise
-        await self.face.appeared(job.id)
+        finally:
+            self._never_started.discard(job.id)
+        await face.appeared(job.id)
         return job
 
     def spawn_nowait(self, spec: JobSpec, environment: str, start: Callable[[int, JobSpec, str], None]) -> Job:
@@ -372,6 +382,8 @@ class JobTable:
     def _ended(self, news: Ended) -> None:
         if news.event is not Event.CANCEL:
             self._admit_started(news.job)
+        elif news.job in self._starting:
+            self._never_started.add(news.job)
         job = self._jobs.get(news.job)
         if job is None:
             return

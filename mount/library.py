@@ -30,8 +30,7 @@ async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncItera
     The program must never touch its own mount from the thread that runs trio: nobody would be there to answer. Threads
     (trio.to_thread, trio.Path, trio.open_file) and other processes may.
     """
-    point = Path(os.getcwd(), directory)
-    claim, made = await trio.to_thread.run_sync(_claim, point)
+    point, claim, made = await trio.to_thread.run_sync(_claim, Path(os.getcwd(), directory))
     parts = table.parts
     shown = TableMount(parts.core, parts.events, point, state=parts.state, created_at=parts.created_at)
     over = trio.Event()
@@ -70,9 +69,10 @@ def mounted_sync(table: sync.Table, directory: str | os.PathLike[str]) -> Iterat
         yield point
 
 
-def _claim(point: Path) -> tuple[ExitStack, list[str]]:
-    """The right to mount there, until it is closed, and the directories that were made for it."""
+def _claim(directory: Path) -> tuple[Path, ExitStack, list[str]]:
+    """Where to mount, the right to do so until it is closed, and the directories that were made for it."""
     with ExitStack() as stack:
+        point = mountpoint.normal(directory)
         claim = stack.enter_context(mountpoint.claimed(point))
         made = mountpoint.prepare(point) + claim.made
-        return stack.pop_all(), made
+        return point, stack.pop_all(), made

@@ -81,7 +81,7 @@ def mount_(
 
     A daemon of another version that serves them there already is replaced.
     """
-    point = _normal(directory or mountpoint.default_mountpoint())
+    point = mountpoint.normal(directory or mountpoint.default_mountpoint())
     shown = _state_shown_at(point) if state_ is None else None
     wish = _Wish(point, shown or state.state_path(state_, point), bounds, foreground, replace)
     if foreground and init.is_first():
@@ -105,6 +105,9 @@ def upgrade(directory: Path | None, **bounds: int | None) -> None:
     except (mountpoint.MountpointUnusable, OSError) as error:
         fail(error)
     if shown is None:
+        mount = mountpoint.mount_at(point)
+        if mount is not None and mount.type == client.TYPE and state.is_programs(mountpoint.state_of(mount)):
+            fail(f"{point} is shown by a program that has a table of its own, and no daemon: there is none to replace")
         fail(f"jobfs is not mounted at {point}")
     _serve(_Wish(point, shown, bounds, replace=True))
 
@@ -311,7 +314,7 @@ def _count(number: int, noun: str) -> str:
 @click.option("--remove", is_flag=True, help="Stop the service and remove it; its jobs go on.")
 def install_service(directory: Path | None, state_: str | None, *, remove: bool, **bounds: int | None) -> None:
     """Have systemd mount the jobs at DIRECTORY when you log in, and again when the daemon crashes."""
-    point = _normal(directory or mountpoint.default_mountpoint())
+    point = mountpoint.normal(directory or mountpoint.default_mountpoint())
     chosen = None if state_ is None else state.state_path(state_, point)
     options = {"--state": chosen, "--keep": bounds["keep"], "--keep-bytes": bounds["keep_bytes"]}
     given = [word for key, value in options.items() if value is not None for word in (key, str(value))]
@@ -324,23 +327,18 @@ def install_service(directory: Path | None, state_: str | None, *, remove: bool,
 
 
 def _state_shown_at(point: Path) -> Path | None:
-    """The state that this user's mount of jobfs at `point` shows; None where there is none."""
+    """The state that this user's mount of jobfs at `point` shows; None where there is none, or a program's own."""
     mount = mountpoint.mount_at(point)
     if mount is None or mount.type != client.TYPE or mount.user != os.geteuid():
         return None
-    return mountpoint.state_of(mount)
+    shown = mountpoint.state_of(mount)
+    return None if state.is_programs(shown) else shown
 
 
 def _mounted_at(directory: Path | None) -> Path:
     if directory is not None:
-        return _normal(directory)
+        return mountpoint.normal(directory)
     usual = client.find_usual()  # no other one is taken: it may be somebody's who did not mean this command
     if usual is None:
         fail("jobfs is not mounted in a usual place: say which DIRECTORY")
     return usual
-
-
-def _normal(path: Path) -> Path:
-    """An absolute path without links in what leads to it. Its last part is not looked at: it may be a dead mount."""
-    absolute = Path(os.path.abspath(path))
-    return absolute.parent.resolve() / absolute.name

@@ -31,6 +31,7 @@ _LOOK_AGAIN = 0.02  # seconds
 # A directory that is made for a mount has another one of this name in it, beneath the mount. So `> ctl` in the moments
 # in which nothing is mounted there is an error, and does not make a file that nobody ever reads.
 _GUARD = "ctl"
+_LINKS = 40  # one after the other that are followed, as the kernel does (path_resolution(7))
 
 
 class MountpointUnusable(Exception):  # noqa: N818 - the message is the sentence that a person reads
@@ -50,6 +51,22 @@ def state_of(mount: Mount) -> Path:
 def mount_at(point: Path, opened: int | None = None) -> Mount | None:
     """What is mounted at `point`, on top; `opened` as `mounts` has it."""
     return next((mount for mount in reversed(mounts(opened)) if mount.point == point), None)
+
+
+def normal(path: Path) -> Path:
+    """An absolute path without links in what leads to it, as the mount table has it.
+
+    Its last part is only asked whether it is a link, which no mount is: it may be a dead one.
+    """
+    point = path
+    for _ in range(_LINKS):
+        absolute = Path(os.path.abspath(point))
+        point = absolute.parent.resolve() / absolute.name
+        try:
+            point = point.parent / os.readlink(point)
+        except OSError:
+            break
+    return point
 
 
 def default_mountpoint() -> Path:

@@ -7,7 +7,9 @@ Until the one has come through nobody finds the job; what nobody has looked at n
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 _PATIENCE = 1.0
 # Seconds that making it waits for the job to have come. The root is locked meanwhile: nobody can look up a new name.
 _HELD = 0.02
+# Directories that are being made at once of jobs that nobody waits for: the requests fit into a socket.
+_AT_ONCE = 64
 
 
 class _Birth:
@@ -49,6 +53,8 @@ class KernelFace:
         self._nudges = nudges
         self._births: dict[int, _Birth] = {}
         self.mounted = False  # whether there is a kernel to talk to
+        self._unmade: deque[int] = deque()  # jobs that have come, and whose directories are not begun to be made
+        self._making = 0  # of those, how many are
         self._leaving: dict[int, Job] = {}
         self._lookups: dict[int, int] = {}  # by job: how often the kernel has been given its directory
 
@@ -83,15 +89,25 @@ class KernelFace:
         if self.mounted:
             birth = self._births[job] = _Birth(hidden=False)
             birth.come.set()
-            self._begin_to_make(job, birth)
-            if birth.making is None or birth.making.over:
-                del self._births[job]
-            else:
-                birth.making.bell.listen(lambda: self._forget_birth(job, birth))
+            self._unmade.append(job)
+            self._make_more()
 
-    def _forget_birth(self, job: int, birth: _Birth) -> None:
-        if self._births.get(job) is birth:
-            del self._births[job]
+    def _make_more(self) -> None:
+        """A few at a time: nobody waits for them, and a program may start any number at once."""
+        while self._unmade and self._making < _AT_ONCE:
+            job = self._unmade.popleft()
+            birth = self._births[job]
+            self._begin_to_make(job, birth)
+            if birth.making is None:
+                del self._births[job]
+                continue
+            self._making += 1
+            birth.making.bell.listen(partial(self._tried_to_make, job))
+
+    def _tried_to_make(self, job: int) -> None:
+        self._making -= 1
+        self._births.pop(job, None)
+        self._make_more()
 
     async def made(self, job: int) -> bool:
         """Whether the job has come, for which a directory is just being made; waits for that, not for long."""
@@ -122,6 +138,9 @@ class KernelFace:
         """See `Face`. What rmdir(2) is just removing the kernel forgets by itself, and it holds the root's lock."""
         for job in jobs:
             self._nudges.forget(job.id)
+            if job.id in self._unmade:
+                self._unmade.remove(job.id)
+                del self._births[job.id]
         gone = {job.id: job for job in jobs if job.id != by_rmdir}
         if not gone or by_rmdir is not None:
             return
@@ -160,10 +179,16 @@ class KernelFace:
         """Whether it is us who ask."""
         return self._own.is_own(task)
 
-    def hides(self, job: int) -> bool:
-        """Whether a job is not to be found yet."""
+    def hides(self, job: int, task: int | None = None) -> bool:
+        """Whether a job is not to be found yet, by `task`.
+
+        One that everybody may find already our own client is not to find: it could not make the directory. But where
+        somebody has found it, that one may stand in it by now, and it is left as it is.
+        """
         birth = self._births.get(job)
-        return birth is not None and birth.hidden and not birth.made
+        if birth is None or birth.made:
+            return False
+        return birth.hidden or (task is not None and self.is_own(task) and job not in self._lookups)
 
     def leaving(self, job: int, task: int | None = None) -> Job | None:
         """A job whose directory is being removed, and that until then is to be found by `task` only if that is us."""

@@ -115,7 +115,7 @@ class Operations(pyfuse3.Operations):
     def _lookup_in_root(self, name: bytes, task: int) -> pyfuse3.EntryAttributes:
         number = job_name(name)
         if number is not None:
-            job = self._visible(number) or self._kernel.leaving(number, task)
+            job = self._visible(number, task) or self._kernel.leaving(number, task)
             if job is not None:
                 self._kernel.looked_up(job, task)
                 return self._attributes.of_directory(job)
@@ -126,8 +126,8 @@ class Operations(pyfuse3.Operations):
             return self._attributes.of_name(named)
         raise pyfuse3.FUSEError(errno.ENOENT)
 
-    def _visible(self, number: int) -> Job | None:
-        return None if self._kernel.hides(number) else self._table.get(number)
+    def _visible(self, number: int, task: int | None = None) -> Job | None:
+        return None if self._kernel.hides(number, task) else self._table.get(number)
 
     def _named(self, name: str) -> Job | None:
         job = self._table.named(name)

@@ -92,7 +92,7 @@ class OwnMount:
         """Runs the process for the mount of that number at `directory`, for ever."""
         while True:
             try:
-                receiver = self._start(directory, mount)
+                receiver = await self._start(directory, mount)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 self.came.ring()
@@ -137,17 +137,13 @@ class OwnMount:
         self._waiting.append(answer)
         return answer
 
-    def _start(self, directory: Path, mount: int) -> trio.socket.SocketType:
+    async def _start(self, directory: Path, mount: int) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             command = [sys.executable, "-m", "mount.own_client", str(theirs.fileno()), str(directory), str(mount)]
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            )
+            # In a thread: before its exec the child closes the files that this process has open, and one that a program
+            # has open in its own mount has to be answered for.
+            self._process = await trio.to_thread.run_sync(_popen, command, theirs.fileno())
             self._socket = ours.dup()
             self._socket.settimeout(0)
             return trio.socket.from_stdlib_socket(ours)
@@ -176,3 +172,14 @@ class OwnMount:
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
             answer.settle(None)
+
+
+def _popen(command: list[str], inherited: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        pass_fds=[inherited],
+        stdin=subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        start_new_session=True,
+    )

@@ -61,9 +61,9 @@ class TableMount:
         if _serving:
             msg = f"this process has a mount at {_serving[0].point} already, and can have one at a time"
             raise mountpoint.MountpointUnusable(msg)
-        _serving.append(self)
         face, at = self._table.face, self._table.mount
         self._mountinfo = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
+        _serving.append(self)
         try:
             self._table.face, self._table.mount = self._kernel, str(self.point)
             async with trio.open_nursery() as nursery:

@@ -19,7 +19,7 @@ from jobfs.errors import JobfsError
 from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
 from jobfs.library.table import Parts, Table
-from jobfs.state import LOCK_FILE, StateDirectory, claim_for
+from jobfs.state import LOCK_FILE, PROGRAM, TABLE_PREFIX, StateDirectory, claim_for
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.supervisor import JOBS
@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
     from jobfs.stream import RingWriter
 
-OWNER = "program"
-"""What is kept in a state of such a table, so that no daemon takes it for one of its own."""
-
 _TMPFS = "/dev/shm"  # noqa: S108 - what is made there is private
-_PREFIX = "jobfs-table-"
-_UNLOCKED_FOR = 60.0  # seconds after which a place that nobody has locked belongs to nobody: it takes milliseconds
+_UNFINISHED_FOR = 60.0  # seconds after which one that was not finished belongs to nobody: it takes milliseconds
+_DATABASE = "jobs.sqlite"  # made when the place is locked
 
 
 @asynccontextmanager
@@ -80,12 +77,12 @@ async def open_table(
 
 @contextmanager
 def _state(place: Path) -> Iterator[Store]:
-    directory = StateDirectory(place)
+    directory = StateDirectory(place, PROGRAM)
     try:
-        remove_unfinished(place)
-        store = Store(place / "jobs.sqlite")
+        store = Store(place / _DATABASE)
         try:
-            claim_for(OWNER, store, place)
+            claim_for(PROGRAM, store, place)
+            remove_unfinished(place)
             yield store
         finally:
             store.close()
@@ -110,7 +107,7 @@ def _place(state: str | os.PathLike[str] | None) -> Iterator[Path]:
         return
     parent = _TMPFS if os.access(_TMPFS, os.W_OK | os.X_OK) else tempfile.gettempdir()
     _remove_abandoned(Path(parent))
-    place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.geteuid()}-", dir=parent))
+    place = Path(tempfile.mkdtemp(prefix=f"{TABLE_PREFIX}{os.geteuid()}-", dir=parent))
     try:
         yield place
     finally:
@@ -118,10 +115,11 @@ def _place(state: str | os.PathLike[str] | None) -> Iterator[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    for place in parent.glob(f"{_PREFIX}{os.geteuid()}-*"):
-        with suppress(OSError):  # somebody else removes it just now, or it is another user's
+    for place in parent.glob(f"{TABLE_PREFIX}{os.geteuid()}-*"):
+        with suppress(OSError):  # it is in use; or somebody else removes it just now, or it is another user's
             about = place.lstat()
-            if about.st_uid != os.geteuid() or about.st_mtime > time.time() - _UNLOCKED_FOR:
+            finished = (place / _DATABASE).exists()
+            if about.st_uid != os.geteuid() or (not finished and about.st_mtime > time.time() - _UNFINISHED_FOR):
                 continue
             # Made where it is missing: its program may have been killed before it had made it.
             lock = os.open(place / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING, cast
 
 import pyfuse3
@@ -11,7 +12,10 @@ import pytest
 import trio
 import trio.testing
 
+from jobfs.engines.base import Ended, Started
 from jobfs.errors import LimitReached
+from jobfs.model import JobSpec
+from jobfs.states import Event
 from mount.tree import ROOT, job_inode
 from tests.face.faces import Context, Face, ScriptedOwn, errno_of
 
@@ -216,3 +220,48 @@ async def test_what_was_removed_without_an_own_client_is_taken_away_by_the_next_
     own.came.ring()
     await trio.testing.wait_all_tasks_blocked()
     assert [1, 2] == own.removed
+
+
+def come(face: Face, count: int) -> list[int]:
+    """Starts jobs that take no time to be started."""
+
+    def start(job: int, _: JobSpec, __: str) -> None:
+        desk.table.take(Started(job, time.time(), time.monotonic(), None, "function"))
+
+    desk = face.desk
+    face.kernel.mounted = True
+    spec = JobSpec("true", None, "/", "")
+    return [desk.table.spawn_nowait(spec, "", start).id for _ in range(count)]
+
+
+async def test_a_job_that_nobody_expected_is_found_at_once(shown: Face, own: ScriptedOwn) -> None:
+    """But not by the client, before it has made the directory: it could not make it."""
+    (job,) = come(shown, 1)
+    assert [job] == [number for number, _ in own.begun]
+    lookup = shown.operations.lookup
+    assert errno.ENOENT == await errno_of(lambda: lookup(ROOT, b"1", OWN))
+    assert job_inode(job) == (await make(shown, job)).st_ino
+    assert job_inode(job) == (await lookup(ROOT, b"1", OWN)).st_ino
+
+
+async def test_a_directory_that_somebody_has_found_is_not_made(shown: Face) -> None:
+    """They may stand in it."""
+    (job,) = come(shown, 1)
+    assert job_inode(job) == (await shown.find("1")).st_ino
+    assert job_inode(job) == (await shown.operations.lookup(ROOT, b"1", OWN)).st_ino
+
+
+async def test_directories_of_many_jobs_are_made_some_at_a_time(shown: Face, own: ScriptedOwn) -> None:
+    """What the client is asked fits into its socket; the next follow as it answers, but for those that have gone."""
+    jobs = come(shown, 200)
+    assert len(own.begun) < len(jobs)
+    last = shown.desk.table.get(jobs[-1])
+    assert last is not None
+    shown.desk.table.take(Ended(last.id, Event.EXIT_ZERO, 0, time.time(), 0.1))
+    shown.kernel.mounted = False  # there is no kernel to be told of the removal
+    await shown.desk.table.remove([last])
+    answered = 0
+    while answered < len(own.begun):
+        own.begun[answered][1].settle([])
+        answered += 1
+    assert jobs[:-1] == [number for number, _ in own.begun]

@@ -58,10 +58,11 @@ class Face:
     async def appeared(self, job: int) -> None:
         """See `jobfs.face.Face`."""
 
-    def failed(self, job: int) -> None:
-        """See `jobfs.face.Face`."""
-
     def came(self, job: int) -> None:
+        """See `Face`; no job of these tests comes like that."""
+        raise NotImplementedError(job)
+
+    def failed(self, job: int) -> None:
         """See `jobfs.face.Face`."""
 
     async def removed(self, jobs: list[Job], *, by_rmdir: int | None) -> None:

@@ -39,11 +39,15 @@ _LOOK = 0.25
 _LOOK_AGAIN = 0.05
 # Seconds until the streams of jobs are closed of which nobody is left that could be seen to hold them.
 _LAST_BYTES = 0.25
+# Seconds that killed processes have to be gone. They take milliseconds, but for one that waits for a bad disk.
+_DYING = 1.0
+# Removed jobs after which it is looked of which of them anything is left.
+_FORGOTTEN = 1000
 # The number of no process: nothing of these jobs descends from a supervisor.
 _NOBODY = -1
 _STREAM = re.compile(rf"([1-9][0-9]{{0,17}})\.({'|'.join(STREAMS)})")
-_OVER = "the table that it was in was closed"
 _CLOSED = "the table is closed"
+_OVER = "the table that it was in was closed"
 _LOST = "the program that had the table ended"
 
 
@@ -60,11 +64,13 @@ class InProcessEngine:
         self._tell: Callable[[News], None] | None = None
         self._nursery: trio.Nursery | None = None
         self._processes = ProcessTable()
-        self._forgotten: dict[int, ProcessJob | FunctionJob] = {}  # of which something is left
+        self._forgotten: dict[int, ProcessJob | FunctionJob] = {}  # of which something may be left
+        self._forgotten_at_most = _FORGOTTEN
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
-        self._starting = 0  # processes that are on their way to exec
+        self._starting: set[trio.CancelScope] = set()  # what is on its way to exec
         self._closing = False
         self._closed = trio.Event()
+        self._over = trio.Event()  # `run` has ended
         self._interrupted = trio.Event()
 
     # Its life
@@ -82,6 +88,7 @@ class InProcessEngine:
                     nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
+            self._over.set()
 
     async def wait_interrupted(self) -> None:
         """Raises KeyboardInterrupt when one came in a job's function; else it waits for ever.
@@ -98,30 +105,49 @@ class InProcessEngine:
         is waited for.
         """
         self._closing = True
+        for scope in self._starting:
+            scope.cancel()
         try:
-            await self._end_all()
-            jobs = [*self._jobs.values(), *self._forgotten.values()]
-            await self._end_all_that_lingers(jobs)
-            for job in jobs:
-                with trio.move_on_after(_LAST_BYTES):
-                    await job.over.wait()
-                job.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_over, nursery.cancel_scope)
+                await self._end_all([*self._jobs.values(), *self._forgotten.values()])
+                nursery.cancel_scope.cancel()
         finally:
             self._closed.set()
 
-    async def _end_all(self) -> None:
-        """Ends those that live, and those whose exec happens only now."""
-        while True:
-            living = [job for job in self._jobs.values() if job.ended is None]
-            for job in living:
+    async def _cancel_when_over(self, scope: trio.CancelScope) -> None:
+        """A mistake of ours has ended `run`: nobody tells of ends any more."""
+        await self._over.wait()
+        for job in self._jobs.values():
+            for leader in job.leaders:
                 with suppress(OSError):
-                    job.end(job.spec.grace, _OVER)
-            for job in living:
-                await job.finished.wait()
-            if self._starting:
+                    leader.signal(signal.SIGKILL)
+        scope.cancel()
+
+    async def _end_all(self, jobs: list[ProcessJob | FunctionJob]) -> None:
+        for job in jobs:
+            with suppress(OSError, EngineGone):
+                job.end(job.spec.grace, _OVER)
+        for job in jobs:
+            await job.finished.wait()
+        await self._end_all_that_lingers(jobs)
+        await self._end_groups([job for job in jobs if not job.over.is_set()])
+        with trio.move_on_after(_LAST_BYTES):
+            for job in jobs:
+                await job.over.wait()
+        for job in jobs:
+            job.close()
+
+    @staticmethod
+    async def _end_groups(jobs: list[ProcessJob | FunctionJob]) -> None:
+        """After the longest grace period, kills what is left of their groups, whose environment may not tell of it."""
+        leaders = [leader for job in jobs for leader in job.leaders]
+        with trio.move_on_after(max((job.spec.grace for job in jobs), default=0)):
+            while any(leader.group_runs for leader in leaders):  # noqa: ASYNC110 - nobody is told of the end of a group
                 await trio.sleep(_LOOK_AGAIN)
-            elif not living:
-                return
+        for leader in leaders:
+            with suppress(OSError):
+                leader.signal(signal.SIGKILL)
 
     async def _end_all_that_lingers(self, jobs: list[ProcessJob | FunctionJob]) -> None:
         strays = [stray for job in jobs for stray in job.strays]
@@ -162,7 +188,7 @@ class InProcessEngine:
         return members(proc.patiently(all_processes), {}, _NOBODY, self._strays_of(job)).get(job, [])
 
     def _strays_of(self, job: int) -> list[Stray]:
-        known = self._jobs.get(job)
+        known = self._jobs.get(job) or self._forgotten.get(job)
         return [] if known is None else known.strays
 
     # The protocol
@@ -198,13 +224,19 @@ class InProcessEngine:
         self.require_open()
         with _translated("make its pipes"):
             process = ProcessJob(self, job, spec)
-        self._starting += 1
-        try:
-            started = await process.start(environment, directory)
+        with trio.CancelScope() as scope:
+            self._starting.add(scope)
+            try:
+                started = await process.start(environment, directory)
+            except trio.Cancelled:
+                self.tell(Ended(job, Event.CANCEL, None, time.time(), None))
+                raise
+            finally:
+                self._starting.discard(scope)
             self._jobs[job] = process
-        finally:
-            self._starting -= 1
-        self.tell(started)
+            self.tell(started)
+        if scope.cancelled_caught:
+            raise MachineError(_CLOSED)
 
     def spawn_nowait(self, job: int, spec: JobSpec, environment: str) -> None:
         """Starts a job that is a function; `Started` is told before this returns, and before its first step."""
@@ -274,6 +306,9 @@ class InProcessEngine:
                     await trio.sleep(_LOOK_AGAIN)
                 return
             signal_processes(self.members(job), signal.SIGKILL)
+            with trio.move_on_after(_DYING):
+                while self.members(job):  # noqa: ASYNC110 - likewise
+                    await trio.sleep(_LOOK_AGAIN)
         finally:
             self._lingering.discard(job)
 
@@ -319,12 +354,23 @@ class InProcessEngine:
             known = self._jobs.pop(job, None)
             if known is not None:
                 known.forget()
-                if not known.over.is_set():
+                if not known.over.is_set() or known.strays:
                     self._forgotten[job] = known
             for name in STREAMS:
                 with suppress(OSError):  # most have not written to both streams
                     os.unlink(self.path(job, name))
+        if len(self._forgotten) > self._forgotten_at_most:
+            self._drop_forgotten()
         await trio.lowlevel.checkpoint()
+
+    def _drop_forgotten(self) -> None:
+        """Drops those removed jobs of which nothing is left."""
+        strays = [stray for job in self._forgotten.values() for stray in job.strays]
+        left = members(proc.patiently(all_processes), {}, _NOBODY, strays)
+        self._forgotten = {
+            number: job for number, job in self._forgotten.items() if number in left or not job.over.is_set()
+        }
+        self._forgotten_at_most = len(self._forgotten) + _FORGOTTEN
 
     def open_stream(self, job: int, name: str) -> RingReader | None:
         """See `Engine`."""

@@ -1,4 +1,4 @@
-"""Between fork and exec of a job with a terminal or a niceness.
+"""Between fork and exec of a job with a terminal or a niceness, or of a program that has signals ignored or blocked.
 
     python -I -S entry.py REPORT ENVIRONMENT TTY NICE PROGRAM ...
 
@@ -6,6 +6,7 @@ REPORT is the descriptor of a pipe that exec closes and that an error is written
 NUL-terminated entries that the job is given. It imports nothing of jobfs, to be quick.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -31,8 +32,11 @@ def main(report: int, surroundings: int, tty: str, nice: str, *words: str) -> No
         if nice:
             doing = f"set niceness {nice}"
             os.setpriority(os.PRIO_PROCESS, 0, int(nice))
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # which this interpreter has set for itself
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            # OSError: the C library keeps two real-time signals for itself.
+            with contextlib.suppress(OSError):
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         doing = f"run {words[0]}"
         environment: dict[bytes, bytes] = {}
         for entry in entries:

@@ -2,14 +2,16 @@
 
 Not by a fork that goes on in Python, as the supervisor does it: another thread may hold any lock at that moment. The
 standard library's `subprocess` does all between fork and exec in C. What it does not know, a terminal and a niceness,
-`entry` does, a small program that execs the job's own. All of it may hang, in an exec or on a file system, so call it
-in a thread.
+`entry` does, a small program that execs the job's own, and so it is where this program ignores signals or has them
+blocked, which its jobs are not to inherit. All of it may hang, in an exec or on a file system, so call it in a thread.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -25,9 +27,13 @@ from jobfs.supervisor.launch import environment_mapping
 from jobfs.text import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jobfs.model import JobSpec
+
+# Signals that Python ignores, and that `subprocess` sets right by itself.
+_RESTORED = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+_SIGNALS = re.compile(rb"^Sig(?:Blk|Ign):\t([0-9a-f]+)$", re.MULTILINE)  # /proc/PID/status (proc(5))
 
 STARTERS = trio.CapacityLimiter(40)
 """The threads that start processes, of their own: one may hang, on a file system that does."""
@@ -45,17 +51,26 @@ class Streams:
     stderr: int
 
 
-def launch(spec: JobSpec, environment: str, directory: int | None, streams: Streams) -> int:
+class GivenUp(Exception):  # noqa: N818 - a fact, and nobody's mistake
+    """Nobody wants the process any more, and it was not started."""
+
+
+def launch(
+    spec: JobSpec, environment: str, directory: int | None, streams: Streams, is_wanted: Callable[[], bool]
+) -> int:
     """Starts the process of `spec`, in a session of its own; gives its number, for the caller to reap.
 
-    Returns when its exec has happened. Raises one of the `jobfs.errors` family, and then nothing was started.
+    Returns when its exec has happened. Raises one of the `jobfs.errors` family, and then nothing was started; GivenUp
+    where it is not wanted any more once its stdin is open.
     """
     base = encode(spec.directory) if directory is None else b"/proc/self/fd/%d" % directory
     cwd = base if spec.cwd is None else os.path.join(base, encode(spec.cwd))
     stdin = _open_stdin(spec, base) if streams.stdin is None else streams.stdin
     try:
+        if not is_wanted():
+            raise GivenUp
         words = [encode(word) for word in spec.words]
-        start = _start_by_entry if spec.pty or spec.nice is not None else _start
+        start = _start_by_entry if spec.pty or spec.nice is not None or _minds_signals() else _start
         return start(spec, words, environment, cwd, Streams(stdin, streams.stdout, streams.stderr))
     except ValueError as error:  # a NUL
         raise BadCommand(f"cannot run {spec.words[0]!r}: {error}") from error
@@ -70,6 +85,14 @@ def _open_stdin(spec: JobSpec, base: bytes) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise failure(error.errno or errno.EIO, f"open {spec.stdin}") from error
+    except ValueError as error:  # a NUL
+        raise BadCommand(f"cannot open {spec.stdin!r}: {error}") from error
+
+
+def _minds_signals() -> bool:
+    """Whether this thread has signals blocked, or this program ignores some."""
+    with open("/proc/thread-self/status", "rb") as status:
+        return any(int(mask, 16) & ~_RESTORED for mask in _SIGNALS.findall(status.read()))
 
 
 def _start(spec: JobSpec, words: Sequence[bytes], environment: str, cwd: bytes, streams: Streams) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.02  # seconds between looks whether a group that was told to end has
 _STOPS = (os.CLD_STOPPED, os.CLD_TRAPPED)
 _LOOK_FLAGS = os.WSTOPPED | os.WCONTINUED | os.WNOHANG  # not WEXITED: nothing is reaped
+_ENDED = os.WEXITED | os.WNOWAIT | os.WNOHANG  # likewise
 
 
 def require_leader(pid: int) -> Process:
@@ -46,9 +47,12 @@ class Leader:
     """A process and the group that it leads, or led; `members` finds those where the kernel cannot signal a group."""
 
     def __init__(self, pid: int, began: int, members: Callable[[], list[Process]]) -> None:
-        """Takes hold of a child that nobody has reaped; OSError where that fails. `began`: ticks before its start."""
+        """Takes hold of a child; OSError where that fails. `began`: ticks before its start.
+
+        Something else in this program may have reaped it already. Then it has ended, and nobody tells how.
+        """
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = _child(pid)
         self.reaped = False
         self.stopped = False
         self._window = (began, ticks())
@@ -60,7 +64,10 @@ class Leader:
 
         Raises as `require_leader` does.
         """
-        return cls(pid, require_leader(pid).start, members)
+        leader = cls(pid, require_leader(pid).start, members)
+        if leader.pidfd < 0:
+            raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
+        return leader
 
     def stray(self, job: int) -> Stray:
         """What its session is known by, also when it has ended."""
@@ -68,6 +75,8 @@ class Leader:
 
     def signal(self, number: int) -> None:
         """Signals its group; ProcessLookupError where nobody is left in it, OSError as kill(2) has it."""
+        if self.pidfd < 0:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         try:
             signal_group(self.pidfd, number)
         except NoGroupSignals:
@@ -101,13 +110,19 @@ class Leader:
 
     async def wait_ended(self) -> tuple[int | None, resource.struct_rusage | None]:
         """Waits for its end and reaps it; gives the wait status, None where somebody else did and nobody tells."""
+        if self.pidfd < 0:
+            await trio.lowlevel.checkpoint()
+            self.reaped = True
+            return None, None
         await trio.lowlevel.wait_readable(self.pidfd)
         self.reaped = True
         try:
-            _, status, usage = os.wait4(self.pid, 0)  # noqa: ASYNC222 - it has ended
+            # First by the pidfd: where somebody else reaped it, its number may be another child's by now.
+            os.waitid(os.P_PIDFD, self.pidfd, _ENDED)  # noqa: ASYNC222 - it does not wait
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)  # noqa: ASYNC222 - likewise
         except ChildProcessError:
             return exit_status(self.pid, self.pidfd), None
-        return status, usage
+        return (status if pid else None), usage
 
     def look(self) -> bool:
         """Looks whether it is stopped, which nobody tells, and gives that."""
@@ -134,3 +149,17 @@ class Leader:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def _child(pid: int) -> int:
+    """A pidfd of the child that has or had that number; -1 where there is none any more."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    try:
+        os.waitid(os.P_PIDFD, pidfd, _ENDED)
+    except ChildProcessError:  # the number is another process's by now
+        os.close(pidfd)
+        return -1
+    return pidfd

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs.engines.failures import failure
-from jobfs.engines.inprocess.launch import STARTERS, Streams, launch
+from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.leader import Leader
+from jobfs.engines.inprocess.starting import start
 from jobfs.model import STREAMS, JobSpec
 from jobfs.proc import own_umask
-from jobfs.processes import stop_state, ticks
+from jobfs.processes import stop_state
 from jobfs.text import with_variables
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Parts:
             umask=own_umask(),
         )
         leader, readers = await self._start(spec, with_variables(self._environment, env or {}))
+        self.settle()  # there may be thousands, one after the other
         self._take(leader)
         pumps = [self._outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
         for pump in pumps:
@@ -133,10 +135,8 @@ class Parts:
         except OSError as error:
             raise failure(error.errno or errno.EIO, "make its pipes") from error
         try:
-            first = ticks()
-            start = partial(launch, spec, environment, None, Streams(None, *writers))
-            pid = await trio.to_thread.run_sync(start, limiter=STARTERS)
-            return _led_by(pid, partial(Leader, pid, first, partial(self._host.members, self._job))), readers
+            members = partial(self._host.members, self._job)
+            return await start(spec, environment, None, Streams(None, *writers), members), readers
         except BaseException:
             _close(readers)
             raise
@@ -160,16 +160,6 @@ async def _end(leader: Leader, grace: float) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(leader.kill_after, grace)
         await leader.wait_ended()
-
-
-def _led_by(pid: int, take: partial[Leader]) -> Leader:
-    """Takes hold of a process; where that fails it is ended, for nobody could end it later."""
-    try:
-        return take()
-    except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise failure(error.errno or errno.EIO, "take hold of a process") from error
 
 
 def _pipes() -> tuple[list[int], list[int]]:

@@ -16,19 +16,18 @@ import trio
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.engines.failures import failure
 from jobfs.engines.inprocess.host import STALL_RETRY
-from jobfs.engines.inprocess.launch import STARTERS, Streams, launch
-from jobfs.engines.inprocess.leader import Leader
+from jobfs.engines.inprocess.launch import Streams
+from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, StdinClosed
-from jobfs.processes import ticks
+from jobfs.model import STREAMS
 from jobfs.states import Event, ending
 from jobfs.supervisor.inlet import Inlet
 from jobfs.supervisor.outlet import Outlet
 from jobfs.supervisor.terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from jobfs.engines.inprocess.host import Host
+    from jobfs.engines.inprocess.leader import Leader
     from jobfs.model import JobSpec
     from jobfs.processes import Stray
 
@@ -40,7 +39,7 @@ class ProcessJob:
     """One process, its pipes or its terminal, its deadlines and its end."""
 
     def __init__(self, host: Host, job: int, spec: JobSpec) -> None:
-        """OSError where no pipe or terminal can be had."""
+        """OSError where no pipe or terminal can be had, and nothing is left of it then."""
         self.job = job
         self.ended: Ended | None = None
         self.finished = trio.Event()  # it has ended
@@ -49,8 +48,13 @@ class ProcessJob:
         self.spec = spec
         self._terminal = Terminal() if spec.pty else None
         self._their_ends: list[int] = []
-        self.outlets: Mapping[str, Outlet] = self._make_outlets()
-        self._inlet = Inlet() if spec.stdin == "pipe" and self._terminal is None else None
+        self._inlet: Inlet | None = None
+        self.outlets: dict[str, Outlet] = {}
+        try:
+            self._make_streams()
+        except OSError:
+            self._discard()
+            raise
         self._told_stopped = False
         self._ending: str | None = None
         self._is_ending = False
@@ -60,29 +64,32 @@ class ProcessJob:
         for name, outlet in self.outlets.items():
             outlet.assign(host.path(job, name), spec.limit, lambda _: None)
 
-    def _make_outlets(self) -> Mapping[str, Outlet]:
+    def _make_streams(self) -> None:
         if self._terminal is not None:
-            return {"stdout": self._terminal}
-        outlets: dict[str, Outlet] = {}
-        for name in ("stdout", "stderr"):
+            self.outlets["stdout"] = self._terminal
+            return
+        for name in STREAMS:
             # Not as the supervisor has them: if this program is killed, nobody comes to read what a job wrote, and
             # SIGPIPE ends it as it ends what runs in a shell's pipeline.
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
             self._their_ends.append(writer)
-            outlets[name] = Outlet(reader)
-        return outlets
+            self.outlets[name] = Outlet(reader)
+        if self.spec.stdin == "pipe":
+            self._inlet = Inlet()
 
     async def start(self, environment: str, directory: int | None) -> Started:
-        """Starts the process; one of the `jobfs.errors` family where that fails, and then nothing is left of it."""
-        first = ticks()
-        start = partial(launch, self.spec, environment, directory, self._streams())
+        """Starts the process; one of the `jobfs.errors` family where that fails, and then nothing is left of it.
+
+        Nor where it is cancelled.
+        """
+        members = partial(self._host.members, self.job)
         try:
-            pid = await trio.to_thread.run_sync(start, limiter=STARTERS)
+            self.leader = await start(self.spec, environment, directory, self._streams(), members)
         except BaseException:
             self._discard()
             raise
-        self.leader = Leader(pid, first, partial(self._host.members, self.job))
+        pid = self.leader.pid
         self._close_their_ends()
         for outlet in self.outlets.values():
             outlet.started()
