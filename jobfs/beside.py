@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+Ts = TypeVarTuple("Ts")
 
 
 @asynccontextmanager
@@ -76,3 +79,51 @@ def only_one(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+class Starting(Protocol):
+    """A task that says when it has started."""
+
+    def __call__(self, *, task_status: trio.TaskStatus[None]) -> Awaitable[object]:
+        """It runs."""
+
+
+class Undisturbed:
+    """A nursery to whose tasks Ctrl-C does not come.
+
+    trio raises KeyboardInterrupt in whatever runs at that moment, and what runs jobs or serves a mount can do nothing
+    sensible with it. So it waits, until code of the program's own runs.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """See `trio.Nursery`."""
+        return self._nursery.cancel_scope
+
+    def start_soon(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts, name: object = None) -> None:
+        """See `trio.Nursery`."""
+        self._nursery.start_soon(_undisturbed, partial(function, *args), name=name)
+
+    async def start(self, function: Starting) -> None:
+        """See `trio.Nursery`."""
+        await self._nursery.start(_undisturbed_start, function)
+
+
+@asynccontextmanager
+async def undisturbed_nursery() -> AsyncIterator[Undisturbed]:
+    """As trio.open_nursery, but see `Undisturbed`."""
+    async with trio.open_nursery() as nursery:
+        yield Undisturbed(nursery)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _undisturbed(function: Callable[[], Awaitable[object]]) -> None:
+    await function()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _undisturbed_start(function: Starting, *, task_status: trio.TaskStatus[None]) -> None:
+    await function(task_status=task_status)

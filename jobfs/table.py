@@ -1,6 +1,7 @@
 """The job table: which jobs there are, what they are called, what becomes of them. It decides; an engine does.
 
 Everything here is done in one trio task's time unless a method is async, so that readers always see whole states.
+Ctrl-C does not come amid it, but when the program's own code goes on.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class JobTable:
             raise NoSuchJob(msg)
         return job
 
+    @trio.lowlevel.enable_ki_protection
     def snapshots(self, jobs: Iterable[Job]) -> list[JobInfo]:
         """Snapshots of `jobs`, all of one moment."""
         listed = list(jobs)
@@ -203,6 +205,7 @@ class JobTable:
                 job.grows(frozenset())
                 self._changed()
 
+    @trio.lowlevel.enable_ki_protection
     async def spawn(self, spec: JobSpec, environment: str, directory: int | None, holder: int | None = None) -> Job:
         """Starts a job and gives it, running; nothing is changed where that fails. See `Engine.spawn`."""
         self.check_name(spec.name)
@@ -230,6 +233,7 @@ class JobTable:
         await face.appeared(job.id)
         return job
 
+    @trio.lowlevel.enable_ki_protection
     def spawn_nowait(self, spec: JobSpec, environment: str, start: Callable[[int, JobSpec, str], None]) -> Job:
         """Starts a job that takes no time to be started, by `start`, upon which `Started` was told; see `spawn`."""
         self.check_name(spec.name)
@@ -263,10 +267,12 @@ class JobTable:
             msg = f"the name {name} is taken by a job that is alive"
             raise NameTaken(msg)
 
+    @trio.lowlevel.enable_ki_protection
     async def signal(self, job: Job, number: int) -> None:
         """Signals a job's process group; JobEnded where nobody is left."""
         await self._engine.signal(job.id, _handle(job), number)
 
+    @trio.lowlevel.enable_ki_protection
     async def end(self, job: Job, reason: str | None = None, grace: float | None = None) -> None:
         """Ends a job, or what an ended one left behind; JobEnded where nobody is left. `grace`: seconds, its own."""
         await self._engine.end(job.id, _handle(job), job.spec.grace if grace is None else grace, reason)
@@ -282,6 +288,7 @@ class JobTable:
                 self._stdins[job.id] = stdin
         return stdin
 
+    @trio.lowlevel.enable_ki_protection
     async def close_stdin(self, job: Job) -> None:
         """Has the job read end of file; whoever still writes to a pipe fails. JobEnded where the job has ended."""
         _require_alive(job)
@@ -289,11 +296,13 @@ class JobTable:
             self.stdin(job).close()  # first: as long as one duplicate is open, so is the pipe
         await self._engine.close_stdin(job.id)
 
+    @trio.lowlevel.enable_ki_protection
     async def resize(self, job: Job, rows: int, columns: int) -> None:
         """Sets the size of a job's terminal; JobEnded where the job has ended."""
         _require_alive(job)
         await self._engine.resize(job.id, rows, columns)
 
+    @trio.lowlevel.enable_ki_protection
     async def remove(self, jobs: list[Job], *, by_rmdir: int | None = None) -> None:
         """Forgets ended jobs; JobAlive, and nothing is changed, where one has not ended."""
         for job in jobs:

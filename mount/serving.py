@@ -7,11 +7,13 @@ import logging
 import os
 import select
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 
+from jobfs.beside import undisturbed_nursery
 from jobfs.commands import Commands
 from jobfs.mountinfo import MOUNTINFO, Mount, mounts
 from mount import mountpoint, session
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from jobfs.beside import Undisturbed
     from jobfs.face import Face
     from jobfs.job import StreamView
     from jobfs.table import JobTable
@@ -66,7 +69,7 @@ class TableMount:
         _serving.append(self)
         try:
             self._table.face, self._table.mount = self._kernel, str(self.point)
-            async with trio.open_nursery() as nursery:
+            async with undisturbed_nursery() as nursery:
                 await self._serve(nursery, ready)
                 nursery.cancel_scope.cancel()
         finally:
@@ -78,14 +81,14 @@ class TableMount:
         self._kernel.mounted = False
         self._table.face, self._table.mount = face, at
 
-    async def _serve(self, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
+    async def _serve(self, nursery: Undisturbed, ready: Callable[[], None]) -> None:
         requests = session.tune(self._blocked.interrupted)
         mount = self._mount()
         try:
             self._kernel.mounted = True
             if mount is not None:
                 self._operations.mounted_as = (mount.id, mount.device)
-                await nursery.start(self._own.run, self.point, mount.id)
+                await nursery.start(partial(self._own.run, self.point, mount.id))
                 major, minor = map(int, mount.device.split(":"))
                 self._nudges.device = major << 20 | minor
                 nursery.start_soon(self._end_when_taken_away, mount.id)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from jobfs.beside import undisturbed_nursery
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -128,7 +130,7 @@ def tune(interrupted: Callable[[], None]) -> RequestWait:
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=SessionLock,
         ClosedResourceError=trio.ClosedResourceError,
-        open_nursery=trio.open_nursery,
+        open_nursery=undisturbed_nursery,
         lowlevel=SimpleNamespace(
             wait_readable=requests.wait_readable,
             notify_closing=trio.lowlevel.notify_closing,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobfs import proc
+from jobfs.beside import undisturbed_nursery
 from jobfs.engines.base import Closed, Ended, News, Trace
 from jobfs.engines.failures import failure
 from jobfs.engines.inprocess.function import FunctionJob
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from jobfs.beside import Undisturbed
     from jobfs.model import JobSpec
     from jobfs.processes import Stray
 
@@ -62,7 +64,7 @@ class InProcessEngine:
         self._directory = directory
         self._jobs: dict[int, ProcessJob | FunctionJob] = {}
         self._tell: Callable[[News], None] | None = None
-        self._nursery: trio.Nursery | None = None
+        self._nursery: Undisturbed | None = None
         self._processes = ProcessTable()
         self._forgotten: dict[int, ProcessJob | FunctionJob] = {}  # of which something may be left
         self._forgotten_at_most = _FORGOTTEN
@@ -80,9 +82,9 @@ class InProcessEngine:
         """Runs the jobs until `close` has ended them all; a cancellation does not reach them, `close` does."""
         try:
             with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
+                async with undisturbed_nursery() as nursery:
                     self._nursery = nursery
-                    nursery.start_soon(_beyond_interrupts, self._look_for_stops)
+                    nursery.start_soon(self._look_for_stops)
                     task_status.started()
                     await self._closed.wait()
                     nursery.cancel_scope.cancel()
@@ -177,7 +179,7 @@ class InProcessEngine:
         """See `Host`."""
         if self._nursery is None:
             raise EngineGone(_CLOSED)
-        self._nursery.start_soon(_beyond_interrupts, function)
+        self._nursery.start_soon(function)
 
     def path(self, job: int, name: str) -> str:
         """See `Host`."""
@@ -403,12 +405,6 @@ class InProcessEngine:
         """MachineError where it takes no more jobs; EngineGone would say that another one may come."""
         if self._nursery is None or self._closing:
             raise MachineError(_CLOSED)
-
-
-@trio.lowlevel.enable_ki_protection
-async def _beyond_interrupts(function: Callable[[], Awaitable[object]]) -> None:
-    """Ctrl-C comes to the program's own code, and not amid what runs its jobs."""
-    await function()
 
 
 def _trace(known: ProcessJob | FunctionJob) -> Trace:
