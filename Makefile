@@ -9,6 +9,9 @@ NODE_MODULES := tests/programs/node_modules/.package-lock.json
 NEWER_LESS := build/newer-less/less
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Whatever the caller's environment says: the tests start jobfs a thousand times, and it is compiled once.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run test test-programs lint format bench soak venv system programs lock clean
@@ -20,12 +23,14 @@ run: venv ## mount the job table, and print where
 	@$(BIN)/jobfs mount || $(BIN)/jobfs ps >/dev/null 2>&1 # mounted already is as good
 
 # More at once than cores: most of a test is waiting.
+AT_ONCE ?= 6
+
 test: venv ## run every test but the long ones
 	@tools/system-packages test
-	$(BIN)/pytest -n 4
+	$(BIN)/pytest -n $(AT_ONCE)
 
 test-programs: venv programs ## install the programs that people use on files, and run the tests with them
-	JOBFS_REQUIRE_MOUNT=1 JOBFS_REQUIRE_PROGRAMS=1 $(BIN)/pytest -n 4 tests/programs
+	JOBFS_REQUIRE_MOUNT=1 JOBFS_REQUIRE_PROGRAMS=1 $(BIN)/pytest -n $(AT_ONCE) tests/programs
 
 lint: venv ## check style and types
 	$(BIN)/ruff check
