@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from jobfs.engines.inprocess.task import Task
     from jobfs.errors import (
         BadCommand,
+        EngineGone,
         JobAlive,
         JobEnded,
         JobfsError,
+        MachineError,
         NameTaken,
         NoSuchJob,
         SpawnFailed,
@@ -38,7 +40,8 @@ _PLACES = {
     "jobfs.engines.inprocess.output": ("StreamWriter",),
     "jobfs.engines.inprocess.task": ("Task",),
     "jobfs.errors": (
-        *("BadCommand", "JobAlive", "JobEnded", "JobfsError", "NameTaken", "NoSuchJob", "SpawnFailed", "StdinClosed"),
+        *("BadCommand", "EngineGone", "JobAlive", "JobEnded", "JobfsError", "MachineError", "NameTaken", "NoSuchJob"),
+        *("SpawnFailed", "StdinClosed"),
     ),
     "jobfs.library.job": ("Feed", "Job"),
     "jobfs.library.opening": ("open_table",),
@@ -53,6 +56,7 @@ _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
     "BadCommand",
+    "EngineGone",
     "Evicted",
     "Feed",
     "Job",
@@ -61,6 +65,7 @@ __all__ = [
     "JobInfo",
     "JobSpec",
     "JobfsError",
+    "MachineError",
     "NameTaken",
     "NoSuchJob",
     "Snapshot",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypeAlias, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict, get_args
 
 from jobfs import client_files as files
 from jobfs.client_files import ClientError, CommandError, EvictedError, NoSuchJobError, NotMountedError
@@ -157,7 +157,7 @@ class Job:
 
         EvictedError where a byte at or after `offset` is not retained any more. At or past the end it is empty.
         """
-        with self._opened(stream) as fd:
+        with self._opened_stream(stream) as fd:
             if offset is not None:
                 os.lseek(fd, offset, os.SEEK_SET)
             data = b"".join(files.rest(fd))
@@ -178,7 +178,7 @@ class Job:
         Who is slower than the job skips to the oldest line that is still there; if that happens inside a line, a
         newline comes before it. What a descendant writes after the job's end is given only as far as it was there.
         """
-        with self._opened(stream) as fd:
+        with self._opened_stream(stream) as fd:
             yield from files.growing(fd, self._over)
 
     def lines(self, stream: Stream = "stdout") -> Iterator[bytes]:
@@ -238,6 +238,13 @@ class Job:
     def _text(self, name: str) -> bytes:
         with self._opened(name) as fd:
             return b"".join(files.rest(fd))
+
+    @contextmanager
+    def _opened_stream(self, stream: Stream) -> Iterator[int]:
+        if stream not in get_args(Stream):
+            raise ValueError(f"stream: {stream!r} is neither stdout nor stderr")
+        with self._opened(stream) as fd:
+            yield fd
 
     @contextmanager
     def _opened(self, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:

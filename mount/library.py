@@ -30,6 +30,7 @@ async def mounted(table: Table, directory: str | os.PathLike[str]) -> AsyncItera
     The program must never touch its own mount from the thread that runs trio: nobody would be there to answer. Threads
     (trio.to_thread, trio.Path, trio.open_file) and other processes may.
     """
+    table.require_open()
     point, claim, made = await trio.to_thread.run_sync(_claim, Path(os.getcwd(), directory))
     parts = table.parts
     shown = TableMount(parts.core, parts.events, point, state=parts.state, created_at=parts.created_at)

@@ -6,7 +6,8 @@ import errno
 import logging
 import os
 import select
-from contextlib import suppress
+import subprocess
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from mount.operations import Operations
 from mount.own import OwnMount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from jobfs.beside import Undisturbed
@@ -69,9 +70,10 @@ class TableMount:
         _serving.append(self)
         try:
             self._table.face, self._table.mount = self._kernel, str(self.point)
-            async with undisturbed_nursery() as nursery:
-                await self._serve(nursery, ready)
-                nursery.cancel_scope.cancel()
+            with _without_vfork():
+                async with undisturbed_nursery() as nursery:
+                    await self._serve(nursery, ready)
+                    nursery.cancel_scope.cancel()
         finally:
             self._show(face, at)
             os.close(self._mountinfo)
@@ -165,6 +167,21 @@ class TableMount:
         self._own.rest()
         if self._operations.open_files == len(self._blocked):
             self._blocked.answer_all(errno.ENOTCONN)
+
+
+@contextmanager
+def _without_vfork() -> Iterator[None]:
+    """Has `subprocess` start processes by fork(2), anywhere in this program.
+
+    A child of vfork(2) holds up the thread that made it, which holds Python's lock. Before its exec it closes the files
+    that the program has open, of this mount too; and that waits for our answer, which nobody could give.
+    """
+    before = subprocess._USE_VFORK  # noqa: SLF001 - documented, in the manual of `subprocess`
+    subprocess._USE_VFORK = False  # type: ignore[misc]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        subprocess._USE_VFORK = before  # type: ignore[misc]  # noqa: SLF001
 
 
 async def _say_when_mounted(ready: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from jobfs.beside import beside
 from jobfs.engines.inprocess import InProcessEngine
-from jobfs.errors import JobfsError
+from jobfs.errors import BadCommand, JobfsError
 from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
 from jobfs.library.table import Parts, Table
@@ -44,11 +44,14 @@ async def open_table(
 
     `state` is a directory that jobs and output are kept in and found again by the next one who opens it; without it
     they are kept in memory (tmpfs) as long as the table is open. The `keep` newest ended jobs stay, as far as their
-    output is not more than `keep_bytes`.
+    output is not more than `keep_bytes`, a moment after they ended.
 
     When the block is left, however that is, every job is ended as by `kill`, and what it left behind too; so nothing of
-    what was started is left. Raises StateUnusable, StateDamaged or OSError where the state cannot be had.
+    what was started is left. Raises StateUnusable, StateDamaged or OSError where the state cannot be had, BadCommand
+    for bounds that are none, and RuntimeError where no trio runs.
     """
+    _require_trio()
+    _require_bounds(keep, keep_bytes)
     with _place(state) as place, _state(place) as store, _writer(place) as events:
         engine = InProcessEngine(place / JOBS)
         core = JobTable(store, engine, events, keep=keep, keep_bytes=keep_bytes)
@@ -73,6 +76,20 @@ async def open_table(
         finally:
             view.freeze()
             core.freeze()
+
+
+def _require_trio() -> None:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError("jobfs.open_table is for programs that run trio; jobfs.sync is for all others") from None
+
+
+def _require_bounds(keep: int, keep_bytes: int) -> None:
+    bounds: dict[str, object] = {"keep": keep, "keep_bytes": keep_bytes}
+    for name, value in bounds.items():
+        if not isinstance(value, int) or value < 0:
+            raise BadCommand(f"{name} is a number from 0 on, and not {value!r}")
 
 
 @contextmanager

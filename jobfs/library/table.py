@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ class Table:
     def __init__(self, parts: Parts, engine: InProcessEngine) -> None:
         """Made by `open_table`."""
         self.parts = parts
+        self.require_open = engine.require_open
         self._core = parts.core
         self._engine = engine
 
@@ -77,6 +79,7 @@ class Table:
         that would end a process cancels it: it is then `killed:N`. `command` is what `cmd` shows, the function's name
         by default; the other options are those of the verb `spawn`.
         """
+        _require_function(function)
         options = {
             "name": name,
             "stdin": "pipe" if stdin else "none",
@@ -255,6 +258,12 @@ class Table:
         """Forgets the oldest ended jobs, until at most `keep` are left, and at most `keep_bytes` of their output."""
         self._engine.require_open()
         await self._core.ended.prune(keep, keep_bytes)
+
+
+def _require_function(function: object) -> None:
+    if not callable(function):
+        what = "the coroutine that it gave" if inspect.iscoroutine(function) else repr(function)
+        raise TypeError(f"start takes a function, and its arguments after it, and not {what}")
 
 
 def _called(function: object) -> str:

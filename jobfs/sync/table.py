@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
@@ -75,6 +76,8 @@ class Table:
         these goes on, and is waited for. `command` is what `cmd` shows, the function's name by default; the other
         options are those of the verb `spawn`.
         """
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("start takes a function that runs in a thread: an async one is for jobfs.open_table")
         start = partial(
             self.inner.start,
             partial(run_in_thread, self.portal, function, args),

@@ -105,7 +105,8 @@ async def test_a_process_ignores_and_blocks_no_signals(table: Table, options: di
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
         signal.signal(signal.SIGUSR1, before)
-    masks = [int(line.split()[1], 16) for line in job.stdout.snapshot().data.splitlines()]
+    libc_s = 1 << 32 - 1 | 1 << 33 - 1  # it lets nobody set these right
+    masks = [int(line.split()[1], 16) & ~libc_s for line in job.stdout.snapshot().data.splitlines()]
     assert [0, 0] == masks
 
 

@@ -13,6 +13,7 @@ import trio
 import jobfs
 from jobfs.beside import beside
 from jobfs.library import opening
+from tests.mounted import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -311,3 +312,10 @@ async def test_a_task_beside_a_block_that_fails_ends_it() -> None:
     with pytest.raises(Odd):
         async with beside(fail):
             pass
+
+
+async def test_who_waits_to_be_reaped_by_others_is_not_waited_for() -> None:
+    """What a process left behind and that has ended is nobody's to kill, though nobody may ever reap it."""
+    async with jobfs.open_table() as table:
+        job = await table.spawn("sleep 1000 & sleep 1000", grace=PATIENCE)
+    assert "killed:15" == str(job.status)

@@ -222,7 +222,7 @@ async def test_output_is_followed(table: Table, shown: Path) -> None:
         await until(lambda: len(said) == 1)
         await feed.finish()
     assert ["one\ntwo\n", "one\ntwo\n"] == said
-    assert polled[0] in (select.POLLIN, select.POLLIN | select.POLLHUP)
+    assert polled[0] in (select.POLLIN, select.POLLIN | select.POLLHUP, select.POLLHUP)  # it may have asked late
 
 
 async def test_an_ended_stream_can_be_mapped(table: Table, shown: Path) -> None:

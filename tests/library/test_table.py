@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 
 import jobfs
 from jobfs.engines.inprocess.function import FunctionJob
@@ -293,3 +295,42 @@ async def test_thousands_one_after_the_other() -> None:
         assert list(range(2901, 3001)) == table.ids()
         assert 10 == len(list((table.parts.state / "jobs").glob("*.stdout")))
         assert open_then == descriptors()
+
+
+async def test_what_is_no_function_is_refused_at_once() -> None:
+    """A coroutine, above all: the function and its arguments are wanted."""
+    async with jobfs.open_table() as table:
+        coroutine = ends(None, 0)  # type: ignore[arg-type]
+        for mistake in (coroutine, "echo hi", None):
+            with pytest.raises(TypeError, match="start takes a function"):
+                table.start(mistake)  # type: ignore[arg-type]
+        coroutine.close()
+        assert [] == table.ids()
+
+
+@pytest.mark.parametrize("bounds", [{"keep": -1}, {"keep": "many"}, {"keep_bytes": "1G"}])
+async def test_bounds_that_are_none_are_refused(bounds: dict[str, int]) -> None:
+    """Before anything is opened."""
+    with pytest.raises(jobfs.BadCommand, match="a number from 0 on"):
+        async with jobfs.open_table(**bounds):  # type: ignore[arg-type]
+            pass
+
+
+async def test_another_thread_is_refused() -> None:
+    """And nothing is harmed: it is not taken for damage of the state."""
+    async with jobfs.open_table() as table:
+        for attempt in (lambda: table.register("x"), lambda: table.start(ends, 0)):
+            with pytest.raises(RuntimeError, match=r"jobfs\.sync"):
+                await trio.to_thread.run_sync(attempt)
+        assert [] == table.ids()
+
+
+def test_without_trio_it_says_what_to_use() -> None:
+    """As in a program that runs asyncio."""
+
+    async def wrong() -> None:
+        async with jobfs.open_table():
+            pass
+
+    with pytest.raises(RuntimeError, match=r"jobfs\.sync"):
+        asyncio.run(wrong())

@@ -145,7 +145,14 @@ async def main() -> None:
                 await use_job(job)
                 await use_reader(job.stdout)
                 use_values(job.info())
-    except (jobfs.BadCommand, jobfs.NameTaken, jobfs.NoSuchJob, jobfs.SpawnFailed) as error:
+    except (
+        jobfs.BadCommand,
+        jobfs.NameTaken,
+        jobfs.MachineError,
+        jobfs.EngineGone,
+        jobfs.NoSuchJob,
+        jobfs.SpawnFailed,
+    ) as error:
         assert_type(error.errno, int)
     except (jobfs.JobAlive, jobfs.JobEnded, jobfs.StdinClosed, jobfs.JobfsError):
         pass

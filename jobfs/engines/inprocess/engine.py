@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import signal
+import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -74,6 +75,7 @@ class InProcessEngine:
         self._closed = trio.Event()
         self._over = trio.Event()  # `run` has ended
         self._interrupted = trio.Event()
+        self._thread = threading.get_ident()
 
     # Its life
 
@@ -402,7 +404,12 @@ class InProcessEngine:
         return known
 
     def require_open(self) -> None:
-        """MachineError where it takes no more jobs; EngineGone would say that another one may come."""
+        """MachineError where it takes no more jobs; EngineGone would say that another one may come.
+
+        RuntimeError in another thread than its own: neither trio nor SQLite could be used there.
+        """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("a table is for the thread that runs trio: use trio.from_thread, or jobfs.sync")
         if self._nursery is None or self._closing:
             raise MachineError(_CLOSED)
 

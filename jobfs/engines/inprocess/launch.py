@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Signals that Python ignores, and that `subprocess` sets right by itself.
 _RESTORED = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+# Real-time signals that the C library keeps for itself, and lets nobody set right (signal(7)).
+_KEPT = 1 << 32 - 1 | 1 << 33 - 1
 _SIGNALS = re.compile(rb"^Sig(?:Blk|Ign):\t([0-9a-f]+)$", re.MULTILINE)  # /proc/PID/status (proc(5))
 
 STARTERS = trio.CapacityLimiter(40)
@@ -92,7 +94,7 @@ def _open_stdin(spec: JobSpec, base: bytes) -> int:
 def _minds_signals() -> bool:
     """Whether this thread has signals blocked, or this program ignores some."""
     with open("/proc/thread-self/status", "rb") as status:
-        return any(int(mask, 16) & ~_RESTORED for mask in _SIGNALS.findall(status.read()))
+        return any(int(mask, 16) & ~(_RESTORED | _KEPT) for mask in _SIGNALS.findall(status.read()))
 
 
 def _start(spec: JobSpec, words: Sequence[bytes], environment: str, cwd: bytes, streams: Streams) -> int:

@@ -98,12 +98,15 @@ class Leader:
 
     @property
     def group_runs(self) -> bool:
-        """Whether anybody in its group runs. One that has ended does not, though whoever started it did not reap it."""
+        """Whether anybody in its group runs. One that has ended does not, though whoever is to did not reap it yet.
+
+        That may be the first process of a container, for good.
+        """
         if not self.group_lives:
             return False
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        if self.reaped or not poll.poll(0):
+        if not poll.poll(0):
             return True
         everybody = proc.patiently(all_processes).values()
         return any(process.group == self.pid and not process.zombie for process in everybody)

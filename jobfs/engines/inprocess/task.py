@@ -98,6 +98,8 @@ class Task:
         """
         if any(number in _UNCATCHABLE for number in signals):
             raise ValueError("SIGKILL and SIGSTOP cannot be received")
+        if unknown := [number for number in signals if number not in signal.valid_signals()]:
+            raise ValueError(f"no signals: {unknown}")
         send, receive = trio.open_memory_channel[int](_SIGNALS_WAITING)
         for number in set(signals):
             self._job.receivers.setdefault(number, []).append(send)
