@@ -181,7 +181,11 @@ class StreamWriter:
         self._close_if_over()
 
     def attach(self, pipe: int) -> Pump:
-        """What moves the bytes of a pipe, which does not block, into the stream; it takes over `pipe`."""
+        """What moves the bytes of a pipe, which does not block, into the stream; it takes over `pipe`.
+
+        Raises trio.ClosedResourceError once the job has ended, and the pipe stays the caller's.
+        """
+        self._require_open()
         self._pipes += 1
         return Pump(self, pipe)
 

@@ -14,7 +14,8 @@ import trio
 from jobfs.engines.failures import failure
 from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.leader import Leader
-from jobfs.engines.inprocess.starting import start
+from jobfs.engines.inprocess.starting import start, undo
+from jobfs.errors import JobEnded
 from jobfs.model import STREAMS, JobSpec
 from jobfs.proc import own_umask
 from jobfs.processes import stop_state
@@ -116,9 +117,14 @@ class Parts:
             umask=own_umask(),
         )
         leader, readers = await self._start(spec, with_variables(self._environment, env or {}))
+        try:
+            pumps = [self._outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
+        except trio.ClosedResourceError as error:  # the job has ended while the process was being started
+            _close(readers)
+            undo(leader)
+            raise JobEnded("nothing is left of it") from error
         self.settle()  # there may be thousands, one after the other
         self._take(leader)
-        pumps = [self._outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
         for pump in pumps:
             self._host.start_soon(pump.run)  # beside the function: it goes on while that is cancelled
         status = await self._reaped(leader, grace)
