@@ -416,6 +416,9 @@ async def test_nothing_is_left_when_the_block_is(removed: bool, output: str) -> 
         child = int(job.stdout.snapshot().data)
         if removed:
             await job.remove()
+            another = await table.spawn(["true"])
+            await another.wait()
+            await another.remove()
         assert is_running(child)
     assert not is_running(child)
 

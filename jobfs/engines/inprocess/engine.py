@@ -351,7 +351,6 @@ class InProcessEngine:
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
-        self._forgotten = {job: known for job, known in self._forgotten.items() if not known.over.is_set()}
         for job in jobs:
             known = self._jobs.pop(job, None)
             if known is not None:
