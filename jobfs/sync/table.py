@@ -195,8 +195,8 @@ class Table:
 
     def wait_all(self, jobs: Iterable[Job] | None = None) -> Iterator[Job]:
         """Gives each of `jobs`, all that there are now by default, when it has ended: in the order of their ends."""
-        wanted = self.jobs() if jobs is None else jobs
-        return map(self._job, Items(self.portal, self.inner.wait_all([job.inner for job in wanted])))
+        wanted = None if jobs is None else [job.inner for job in jobs]
+        return map(self._job, Items(self.portal, self.portal.ask(lambda: self.inner.wait_all(wanted))))
 
     # Forgetting
 
