@@ -109,6 +109,8 @@ class InProcessEngine:
         self._closing = True
         for scope in self._starting:
             scope.cancel()
+        while self._starting:  # they give up at once, but for one whose exec has just happened: that one is a job
+            await trio.lowlevel.checkpoint()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_over, nursery.cancel_scope)
