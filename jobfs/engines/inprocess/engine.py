@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from jobfs.beside import Undisturbed
     from jobfs.model import JobSpec
     from jobfs.processes import Stray
+
+log = logging.getLogger(__name__)
 
 # How often it is looked at whether processes are stopped, which nobody tells, in seconds.
 _LOOK = 0.25
@@ -305,16 +308,21 @@ class InProcessEngine:
 
     async def _kill_lingering(self, job: int, grace: float) -> None:
         try:
-            with trio.move_on_after(grace):
-                while self.members(job):  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
-                    await trio.sleep(_LOOK_AGAIN)
-                return
-            signal_processes(self.members(job), signal.SIGKILL)
-            with trio.move_on_after(_DYING):
-                while self.members(job):  # noqa: ASYNC110 - likewise
-                    await trio.sleep(_LOOK_AGAIN)
+            if not await self._wait_lingering_ended(job, grace):
+                signal_processes(self.members(job), signal.SIGKILL)
+                await self._wait_lingering_ended(job, _DYING)
+        except OSError as error:  # no descriptor is left, for one: no reason for the engine, and all jobs, to end
+            log.warning("what job %d left behind cannot be looked at, and is left: %s", job, error)
         finally:
             self._lingering.discard(job)
+
+    async def _wait_lingering_ended(self, job: int, seconds: float) -> bool:
+        """Whether all that it left behind ends in that time."""
+        with trio.move_on_after(seconds):
+            while self.members(job):  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
+                await trio.sleep(_LOOK_AGAIN)
+            return True
+        return False
 
     async def open_stdin(self, job: int) -> int:
         """See `Engine`."""

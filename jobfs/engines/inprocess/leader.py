@@ -105,7 +105,10 @@ class Leader:
         poll.register(self.pidfd, select.POLLIN)
         if self.reaped or not poll.poll(0):
             return True
-        everybody = proc.patiently(all_processes).values()
+        try:
+            everybody = proc.patiently(all_processes).values()
+        except TimeoutError:  # nobody can tell, because no descriptor is left, for one
+            return True
         return any(process.group == self.pid and not process.zombie for process in everybody)
 
     async def wait_ended(self) -> tuple[int | None, resource.struct_rusage | None]:
