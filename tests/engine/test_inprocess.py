@@ -8,7 +8,7 @@ import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import trio
@@ -253,6 +253,24 @@ async def test_a_spawn_can_be_given_up(table: Table, tmp_path: Path) -> None:
     os.close(os.open(fifo, os.O_WRONLY))  # what hung goes on
     await until(lambda: descriptors() == before)
     assert not (tmp_path / "ran").exists()
+    await table.spawn(["true"], name="name")
+
+
+async def test_a_spawn_for_which_there_is_no_thread_leaves_nothing(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job, no name, no descriptor."""
+
+    async def refuse(*_: object, **__: object) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", refuse)
+        with pytest.raises(RuntimeError):
+            await table.spawn(["true"], name="name")
+    assert (before, 0) == (descriptors(), len(table))
     await table.spawn(["true"], name="name")
 
 
