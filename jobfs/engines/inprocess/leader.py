@@ -53,7 +53,7 @@ class Leader:
         """
         self.pid = pid
         self.pidfd = _child(pid)
-        self.reaped = False
+        self.reaped = self.pidfd < 0
         self.stopped = False
         self._window = (began, ticks())
         self._members = members
@@ -115,7 +115,6 @@ class Leader:
         """Waits for its end and reaps it; gives the wait status, None where somebody else did and nobody tells."""
         if self.pidfd < 0:
             await trio.lowlevel.checkpoint()
-            self.reaped = True
             return None, None
         await trio.lowlevel.wait_readable(self.pidfd)
         self.reaped = True
