@@ -84,7 +84,7 @@ class Table:
             "timeout": timeout,
             "grace": grace,
         }
-        return self._start_function(command or _called(function), options, lambda task: function(task, *args))
+        return self._start_function(command or called(function), options, lambda task: function(task, *args))
 
     def register(  # noqa: PLR0913 - the options of a job, as for `spawn`
         self,
@@ -257,7 +257,7 @@ class Table:
         await self._core.ended.prune(keep, keep_bytes)
 
 
-def _called(function: object) -> str:
+def called(function: object) -> str:
     """What a function is called: without where it was defined, and without what it was given beforehand."""
     while isinstance(function, partial):
         function = function.func

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
 
 from jobfs.library import opening
+from jobfs.library.table import called
 from jobfs.model import DEFAULT_CAPACITY, DEFAULT_GRACE
 from jobfs.sync.job import Feed, Job
 from jobfs.sync.portal import Items, Portal
@@ -79,7 +80,7 @@ class Table:
             self.inner.start,
             partial(run_in_thread, self.portal, function, args),
             name=name,
-            command=command or getattr(function, "__qualname__", None) or repr(function),
+            command=command or called(function),
             stdin=stdin,
             limit=limit,
             timeout=timeout,
