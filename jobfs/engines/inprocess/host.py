@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from jobfs.engines.base import News
     from jobfs.processes import Process
 
-# How often a full disk is asked whether there is room again, in seconds.
-STALL_RETRY = 0.25
-
 
 class Host(Protocol):
     """Where a job runs."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.inprocess.host import STALL_RETRY
 from jobfs.stream import EndOfPipe, RingWriter, StreamDamaged, read_source
-from jobfs.supervisor.outlet import bytes_in
+from jobfs.supervisor.outlet import STALL_RETRY, bytes_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,14 +15,13 @@ import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.engines.failures import failure
-from jobfs.engines.inprocess.host import STALL_RETRY
 from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, StdinClosed
 from jobfs.model import STREAMS
 from jobfs.states import Event, ending
 from jobfs.supervisor.inlet import Inlet
-from jobfs.supervisor.outlet import Outlet
+from jobfs.supervisor.outlet import STALL_RETRY, Outlet
 from jobfs.supervisor.terminal import Terminal
 
 if TYPE_CHECKING:
