@@ -235,6 +235,24 @@ async def test_a_process_in_flight_is_given_up_with_its_function(table: Table, m
     await until(lambda: not children())
 
 
+async def test_a_process_that_outlives_its_job_is_waited_for_all_the_same(table: Table) -> None:
+    """It was run for a feed by another task, and nothing else of the job is left."""
+    feed = table.register("feed")
+    codes: list[int] = []
+
+    async def run() -> None:
+        codes.append(await feed.run_process("exec >&- 2>&-; exec sleep 1000"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await until(lambda: feed.job.info().usage.processes)
+        await feed.finish()
+        await until(lambda: feed.job.stdout.state.closed and feed.job.stderr.state.closed)
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+    assert [-9] == codes
+
+
 async def test_a_process_that_is_started_as_its_job_ends_is_given_up(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
