@@ -15,14 +15,20 @@ import trio
 import trio.testing
 
 import jobfs
+from jobfs.engines.inprocess import process
+from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, JobfsError, SpawnFailed, StdinClosed
 from tests.engine.inprocess import children, descriptors, output_of, until, until_written
 from tests.mounted import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from jobfs import Table
+    from jobfs import Job, Table
+    from jobfs.engines.inprocess.launch import Streams
+    from jobfs.engines.inprocess.leader import Leader
+    from jobfs.model import JobSpec
+    from jobfs.processes import Process
 
 AS_ROOT = os.geteuid() == 0
 BIG = 1 << 20  # bytes, more than a pipe holds
@@ -312,6 +318,31 @@ async def test_a_spawn_that_hangs_as_the_table_is_closed_fails(tmp_path: Path) -
         await trio.testing.wait_all_tasks_blocked(0.05)
     os.close(os.open(fifo, os.O_WRONLY))
     assert ["the table is closed"] == errors
+
+
+async def test_a_process_whose_exec_happens_as_the_table_is_closed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is too late to give it up: it is a job as any."""
+    executed = trio.Event()
+    jobs: list[Job] = []
+
+    async def start_late(
+        spec: JobSpec, environment: str, directory: int | None, streams: Streams, members: Callable[[], list[Process]]
+    ) -> Leader:
+        leader = await start(spec, environment, directory, streams, members)
+        executed.set()
+        for _ in range(10):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return leader
+
+    async def spawn(table: Table) -> None:
+        jobs.append(await table.spawn(["sleep", "1000"]))
+
+    monkeypatch.setattr(process, "start", start_late)
+    async with trio.open_nursery() as nursery, jobfs.open_table() as table:
+        nursery.start_soon(spawn, table)
+        await executed.wait()
+    assert ["killed:15"] == [str(job.status) for job in jobs]
+    assert set() == children()
 
 
 # How it ends
