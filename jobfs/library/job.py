@@ -10,7 +10,7 @@ import trio
 
 from jobfs.engines.inprocess.outcome import outcome_of
 from jobfs.engines.inprocess.task import Task
-from jobfs.errors import BadCommand, JobAlive, JobEnded, MachineError
+from jobfs.errors import BadCommand, JobEnded
 from jobfs.library.streams import StreamReader
 
 if TYPE_CHECKING:
@@ -182,13 +182,9 @@ class Job:
 
         MachineError where nobody knows how: it was fed, or a function of an earlier program.
         """
-        if not self.inner.ended:
-            raise JobAlive(f"job {self.id} is {self.status}: only one that has ended can be restarted")
-        spec = self.inner.spec
-        if spec.recovered:
-            raise MachineError(f"job {self.id} was recovered, and not all that it was spawned with is known")
+        self.inner.require_restartable()
         self._require_open()
-        return self._wrap(await self._table.spawn(spec, spec.environment, None))
+        return self._wrap(await self._table.spawn(self.inner.spec, self.inner.spec.environment, None))
 
     async def remove(self) -> None:
         """Forgets it, and its output; JobAlive where it has not ended."""
