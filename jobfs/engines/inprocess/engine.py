@@ -73,7 +73,7 @@ class InProcessEngine:
         self._forgotten_at_most = _FORGOTTEN
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
         self._starting: set[trio.CancelScope] = set()  # what is on its way to exec
-        self._closing = False
+        self.closing = False  # see `Host`
         self._closed = trio.Event()
         self._over = trio.Event()  # `run` has ended
         self._interrupted = trio.Event()
@@ -109,7 +109,7 @@ class InProcessEngine:
         Call it also where the program is being cancelled, with a shield. A function that does not heed its cancellation
         is waited for.
         """
-        self._closing = True
+        self.closing = True
         for scope in self._starting:
             scope.cancel()
         while self._starting:  # they give up at once, but for one whose exec has just happened: that one is a job
@@ -412,7 +412,7 @@ class InProcessEngine:
 
     def require_open(self) -> None:
         """MachineError where it takes no more jobs; EngineGone would say that another one may come."""
-        if self._nursery is None or self._closing:
+        if self._nursery is None or self.closing:
             raise MachineError(_CLOSED)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """Where a job runs."""
 
+    closing: bool
+    """Whether all jobs are being ended: none waits any more for what may never come, as room on a full disk."""
+
     def tell(self, news: News) -> None:
         """Tells the table, if one is attached."""
 
