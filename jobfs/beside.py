@@ -36,7 +36,7 @@ async def beside(stop: Callable[[], Awaitable[object]]) -> AsyncIterator[trio.Nu
     except BaseExceptionGroup as group:
         failed = group.split(trio.Cancelled)[1]
         if failed is None and raised is None:
-            raise _one_cancelled(group) from None
+            raise first_of(group) from None
     try:
         if failed is None and raised is not None:
             raise raised
@@ -53,9 +53,8 @@ async def _stop(stop: Callable[[], Awaitable[object]], nursery: trio.Nursery) ->
     nursery.cancel_scope.cancel()
 
 
-def _one_cancelled(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One of a group of them, which says no more than that."""
-    error: BaseException = group
+def first_of(error: BaseException) -> BaseException:
+    """The first error of a group, and of groups in it, where one says all that a person or a cancel scope needs."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -15,11 +15,9 @@ from jobfs.control import Clean, Command, Cont, Eof, Kill, Remove, Restart, Spaw
 from jobfs.errors import (
     AccessDenied,
     BadCommand,
-    JobAlive,
     JobEnded,
     LimitReached,
     LineTooLong,
-    MachineError,
     NameTaken,
     NotFound,
     SpawnFailed,
@@ -147,12 +145,7 @@ class Commands:
     async def _restart(self, jobs: list[Job], origin: Origin, file: OpenFile) -> str:
         names: set[str] = set()
         for job in jobs:
-            if not job.ended:
-                msg = f"job {job.id} is {job.status.word}: only one that has ended can be restarted"
-                raise JobAlive(msg)
-            if job.spec.recovered:
-                msg = f"job {job.id} was recovered, and not all that it was spawned with is known: spawn it anew"
-                raise MachineError(msg)
+            job.require_restartable()
             self._table.check_name(job.spec.name)
             if job.spec.name in names:
                 msg = f"the name {job.spec.name} is of two of these jobs, and only one can have it"

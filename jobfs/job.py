@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from jobfs.bell import Bell
+from jobfs.errors import JobAlive, MachineError
 from jobfs.model import STREAMS, JobInfo, Usage
 from jobfs.states import QUEUED, Event, Status, after
 from jobfs.store import Row
@@ -231,6 +232,15 @@ class Job:
     def ended(self) -> bool:
         """Whether its status is final."""
         return self.status.final
+
+    def require_restartable(self) -> None:
+        """JobAlive where it has not ended, MachineError where not all that it was spawned with is known."""
+        if not self.ended:
+            msg = f"job {self.id} is {self.status.word}: only one that has ended can be restarted"
+            raise JobAlive(msg)
+        if self.spec.recovered:
+            msg = f"job {self.id} was recovered, and not all that it was spawned with is known: spawn it anew"
+            raise MachineError(msg)
 
     @property
     def open_streams(self) -> frozenset[str]:

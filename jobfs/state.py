@@ -38,13 +38,14 @@ TABLE_PREFIX = "jobfs-table-"
 
 _SERVING = "daemon.json"
 LOCK_FILE = "daemon.lock"
+DATABASE = "jobs.sqlite"
 # What is opened in the state directory: a FIFO in the place of one would be waited for, and a link lead elsewhere.
 _FILES = (
-    *("log", "log.1", "events", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal"),
+    *("log", "log.1", "events", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"),
     *(RESERVE, _SERVING, LOCK_FILE, ADDRESS, LOCK, f"{JOBS}/{RECORDS}"),
 )
 _PID_MAX = 1 << 22  # proc(5)
-_TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
+TMPFS = Path("/dev/shm")  # noqa: S108 - the machine's tmpfs; what is made there is private, and checked
 # Where SQLite's write-ahead log and flock(2) do not hold between machines; one whose name begins with `fuse` too.
 _NETWORK_FILE_SYSTEMS = frozenset(
     "9p afs autofs ceph cifs coda gfs2 glusterfs lustre ncpfs nfs nfs4 ocfs2 smb3".split()  # noqa: SIM905 - reads better
@@ -176,7 +177,7 @@ def owner_of(path: Path) -> str | None:
 
     Nothing is changed.
     """
-    database = path / "jobs.sqlite"
+    database = path / DATABASE
     # Without a log nobody has it open, and SQLite need not be told to make one.
     how = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "mode=ro&immutable=1"
     try:
@@ -189,7 +190,7 @@ def owner_of(path: Path) -> str | None:
 
 def is_programs(path: Path) -> bool:
     """Whether the state in `path` is that of a program with a table of its own; one in memory may be gone by now."""
-    return (path.parent == _TMPFS and path.name.startswith(TABLE_PREFIX)) or owner_of(path) == PROGRAM
+    return (path.parent == TMPFS and path.name.startswith(TABLE_PREFIX)) or owner_of(path) == PROGRAM
 
 
 def _had_supervisor(path: Path) -> bool:
@@ -274,7 +275,7 @@ def state_path(chosen: str | None, mountpoint: Path) -> Path:
     """Where the state is: as chosen, in memory (`memory`), or the user's own place for such things."""
     if chosen == MEMORY:
         name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
-        return _TMPFS / f"jobfs-{os.geteuid()}-{name}"
+        return TMPFS / f"jobfs-{os.geteuid()}-{name}"
     if chosen is not None:
         return Path(chosen).absolute()
     return Path(platformdirs.user_state_dir("jobfs", appauthor=False))

@@ -215,19 +215,18 @@ class JobTable:
         face = self.face  # another one may come meanwhile, which was not told to expect it
         face.expect(job.id)
         try:
-            await self._engine.spawn(job.id, spec, self.environment(job.id, environment), directory, holder)
+            await self._spawned(job, environment, directory, holder)
         except trio.Cancelled:
             face.failed(job.id)
             if job.id in self._never_started:  # else it may have been, and the next one to attach finds out
                 self._starting.pop(job.id, None)
                 self._forget_row(job)
             raise
-        except Exception as error:
-            if not (isinstance(error, EngineGone) and await self._was_started(job)):
-                self._starting.pop(job.id, None)
-                face.failed(job.id)
-                self._forget_row(job)
-                raise
+        except Exception:
+            self._starting.pop(job.id, None)
+            face.failed(job.id)
+            self._forget_row(job)
+            raise
         finally:
             self._never_started.discard(job.id)
         await face.appeared(job.id)
@@ -249,11 +248,15 @@ class JobTable:
         self.face.came(job.id)
         return job
 
-    async def _was_started(self, job: Job) -> bool:
-        """Whether a job has begun whose engine went meanwhile: the next one finds out."""
-        with trio.move_on_after(_TAKING_UP):
-            await self._taken_up.wait()
-        return job.id in self._jobs
+    async def _spawned(self, job: Job, environment: str, directory: int | None, holder: int | None) -> None:
+        """Has the engine start it. Whether a job has begun whose engine went meanwhile the next one finds out."""
+        try:
+            await self._engine.spawn(job.id, job.spec, self.environment(job.id, environment), directory, holder)
+        except EngineGone:
+            with trio.move_on_after(_TAKING_UP):
+                await self._taken_up.wait()
+            if job.id not in self._jobs:
+                raise
 
     def environment(self, job: int, base: str) -> str:
         """A job's environment: `base` with JOBFS_ID, and with JOBFS_MOUNT, or without, where the table has no mount."""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from jobfs.beside import first_of
 from jobfs.engines.local import LocalEngine
 from jobfs.errors import JobfsError
 from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
-from jobfs.state import SUPERVISOR, StateDirectory, claim_for, serving, this_process
+from jobfs.state import DATABASE, SUPERVISOR, StateDirectory, claim_for, serving, this_process
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.table import JobTable
@@ -129,7 +130,7 @@ def serve(options: Options, claim: mountpoint.Claim, ready: Callable[[], None]) 
             _raise_descriptor_limit()
             trio.run(_Daemon(options).run, is_mounted)
         except BaseExceptionGroup as group:
-            raise _cause(group) from group
+            raise first_of(group) from group
         finally:
             notifier.tell("STOPPING=1")
             mountpoint.remove(made)
@@ -152,7 +153,7 @@ class _Daemon:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._engine = LocalEngine(options.state)
-        self._store = store = Store(options.state / "jobs.sqlite")
+        self._store = store = Store(options.state / DATABASE)
         claim_for(SUPERVISOR, store, options.state)
         self._events_path = options.state / "events"
         self._events = open_events(self._events_path)
@@ -209,13 +210,6 @@ class _Daemon:
                 await trio.sleep(_RESTART_PAUSE)
             else:
                 return
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The one error that a group of tasks ended of: its message is what a person wants to read."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def _heed_signals(mount: TableMount, *, task_status: trio.TaskStatus[None]) -> None:

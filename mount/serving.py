@@ -71,8 +71,10 @@ class TableMount:
         try:
             self._table.face, self._table.mount = self._kernel, str(self.point)
             with _without_vfork():
+                requests = session.tune(self._blocked.interrupted)
+                mount = self._mount()  # before there is a nursery, which would make a group of what it raises
                 async with undisturbed_nursery() as nursery:
-                    await self._serve(nursery, ready)
+                    await self._serve(nursery, mount, requests, ready)
                     nursery.cancel_scope.cancel()
         finally:
             self._show(face, at)
@@ -83,9 +85,9 @@ class TableMount:
         self._kernel.mounted = False
         self._table.face, self._table.mount = face, at
 
-    async def _serve(self, nursery: Undisturbed, ready: Callable[[], None]) -> None:
-        requests = session.tune(self._blocked.interrupted)
-        mount = self._mount()
+    async def _serve(
+        self, nursery: Undisturbed, mount: Mount | None, requests: session.RequestWait, ready: Callable[[], None]
+    ) -> None:
         try:
             self._kernel.mounted = True
             if mount is not None:
@@ -118,14 +120,18 @@ class TableMount:
             raise mountpoint.MountpointUnusable(msg) from error
         try:
             pyfuse3.init(self._operations, str(self.point), options)
-            if hidden := mountpoint.beneath(beneath):
-                log.warning("hidden beneath the mount, as nothing was mounted when they were made: %s", hidden)
+            try:
+                if hidden := mountpoint.beneath(beneath):
+                    log.warning("hidden beneath the mount, as nothing was mounted when they were made: %s", hidden)
+                return mountpoint.mount_at(self.point, self._mountinfo)
+            except OSError:
+                pyfuse3.close(unmount=True)
+                raise
         except RuntimeError as error:
             msg = f"mounting at {self.point} failed: you need to be allowed to read and write /dev/fuse"
             raise mountpoint.MountpointUnusable(msg) from error
         finally:
             os.close(beneath)
-        return mountpoint.mount_at(self.point)
 
     def _unmount(self, mount: Mount | None) -> None:
         """Lets go of the kernel's side. Another mount that is there by now is somebody else's."""

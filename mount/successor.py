@@ -17,7 +17,7 @@ from urllib.parse import quote
 from jobfs import state
 from jobfs.client import TYPE
 from jobfs.mountinfo import mounts
-from jobfs.state import Serving, StateUnusable
+from jobfs.state import DATABASE, Serving, StateUnusable
 from jobfs.store import SCHEMA
 from mount import mountpoint
 from mount.mountpoint import MountpointUnusable
@@ -54,7 +54,7 @@ def check(old: Serving, chosen: Path) -> None:
         msg = "fusermount3 is not installed (package fuse3)"
         raise MountpointUnusable(msg)
     state.check(chosen)
-    _check_schema(chosen / "jobs.sqlite")
+    _check_schema(chosen / DATABASE)
 
 
 def end(old: Serving) -> bool:

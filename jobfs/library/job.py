@@ -10,7 +10,7 @@ import trio
 
 from jobfs.engines.inprocess.outcome import outcome_of
 from jobfs.engines.inprocess.task import Task
-from jobfs.errors import BadCommand, JobAlive, JobEnded, MachineError
+from jobfs.errors import BadCommand, JobEnded
 from jobfs.library.streams import StreamReader
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Job:
     def __init__(
         self, table: JobTable, job: inner.Job, wrap: Callable[[inner.Job], Job], require_open: Callable[[], None]
     ) -> None:
-        """Made by the table."""
+        """Made by the table; `inner` is the job as that has it."""
         self._table = table
-        self._job = self.inner = job
+        self.inner = job
         self._wrap = wrap
         self._require_open = require_open
 
@@ -47,79 +47,79 @@ class Job:
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same job of the same table."""
-        return isinstance(other, Job) and other._job is self._job
+        return isinstance(other, Job) and other.inner is self.inner
 
     def __hash__(self) -> int:
         """As equality has it."""
-        return hash(id(self._job))
+        return hash(id(self.inner))
 
     # Looking
 
     @property
     def id(self) -> int:
         """Its number: the name of its directory, too."""
-        return self._job.id
+        return self.inner.id
 
     @property
     def name(self) -> str | None:
         """The name that it was given."""
-        return self._job.spec.name
+        return self.inner.spec.name
 
     @property
     def command(self) -> str:
         """Its command line, or what its function is called."""
-        return self._job.spec.line
+        return self.inner.spec.line
 
     @property
     def status(self) -> Status:
         """How it stands; `str` of it is the status word."""
-        return self._job.status
+        return self.inner.status
 
     @property
     def ended(self) -> bool:
         """Whether its status is final."""
-        return self._job.ended
+        return self.inner.ended
 
     @property
     def pid(self) -> int | None:
         """The number of its process; None for a function."""
-        return self._job.pid
+        return self.inner.pid
 
     @property
     def stdout(self) -> StreamReader:
         """What it writes."""
-        return StreamReader(self._job.streams["stdout"], lambda: self._job.ended)
+        return StreamReader(self.inner.streams["stdout"], lambda: self.inner.ended)
 
     @property
     def stderr(self) -> StreamReader:
         """What it writes to its error output; of a job with a terminal that comes out of `stdout`."""
-        return StreamReader(self._job.streams["stderr"], lambda: self._job.ended)
+        return StreamReader(self.inner.streams["stderr"], lambda: self.inner.ended)
 
     def info(self) -> JobInfo:
         """All about it, at this moment; frozen."""
-        return self._table.snapshots([self._job])[0]
+        return self._table.snapshots([self.inner])[0]
 
     # Waiting
 
     async def wait(self) -> Status:
         """Waits until it has ended and gives its status: all that its process wrote is readable then."""
         await trio.lowlevel.checkpoint()
-        while not self._job.ended:
-            await self._job.bell.wait_rung()
-        return self._job.status
+        while not self.inner.ended:
+            await self.inner.bell.wait_rung()
+        return self.inner.status
 
     def wait_nowait(self) -> Status:
         """Its final status; trio.WouldBlock where it has not ended."""
-        if not self._job.ended:
+        if not self.inner.ended:
             raise trio.WouldBlock
-        return self._job.status
+        return self.inner.status
 
     async def wait_changed(self, status: Status) -> Status:
         """Waits until its status is another one than `status`, and gives that."""
         await trio.lowlevel.checkpoint()
-        while self._job.status == status and not self._job.ended:
-            await self._job.bell.wait_rung()
-        return self._job.status
+        while self.inner.status == status and not self.inner.ended:
+            await self.inner.bell.wait_rung()
+        return self.inner.status
 
     # Acting
 
@@ -130,7 +130,7 @@ class Job:
         """
         if not 0 <= number <= signal.SIGRTMAX:
             raise BadCommand(f"{number} is no signal")
-        await self._table.signal(self._job, number)
+        await self._table.signal(self.inner, number)
 
     async def stop(self) -> None:
         """SIGSTOP: its processes stop; a function waits at its next `write` or `checkpoint`."""
@@ -148,11 +148,11 @@ class Job:
         """
         if grace is not None and not grace >= 0:  # which NaN is not either
             raise BadCommand(f"grace: {grace} is no number of seconds")
-        await self._table.end(self._job, None, grace)
+        await self._table.end(self.inner, None, grace)
 
     async def end(self, grace: float | None = None) -> Status:
         """Ends it, as `kill`, and waits until it has; gives its status. One that has ended already is fine."""
-        if not self._job.ended:
+        if not self.inner.ended:
             with suppress(JobEnded):  # in this very moment
                 await self.kill(grace)
         return await self.wait()
@@ -162,7 +162,7 @@ class Job:
 
         Raises StdinClosed where nobody reads it. Where that, or a cancellation, comes amid it, a part was written.
         """
-        stdin = self._table.stdin(self._job)
+        stdin = self._table.stdin(self.inner)
         await stdin.open()
         for at in range(0, len(data), _PIECE):
             piece = data[at : at + _PIECE]
@@ -171,29 +171,25 @@ class Job:
 
     async def close_stdin(self) -> None:
         """It reads end of file, after what was written."""
-        await self._table.close_stdin(self._job)
+        await self._table.close_stdin(self.inner)
 
     async def resize(self, rows: int, columns: int) -> None:
         """Sets the size of its terminal."""
-        await self._table.resize(self._job, rows, columns)
+        await self._table.resize(self.inner, rows, columns)
 
     async def restart(self) -> Job:
         """Starts it again, the same, under a new id; JobAlive where it has not ended.
 
         MachineError where nobody knows how: it was fed, or a function of an earlier program.
         """
-        if not self._job.ended:
-            raise JobAlive(f"job {self.id} is {self.status}: only one that has ended can be restarted")
-        spec = self._job.spec
-        if spec.recovered:
-            raise MachineError(f"job {self.id} was recovered, and not all that it was spawned with is known")
+        self.inner.require_restartable()
         self._require_open()
-        return self._wrap(await self._table.spawn(spec, spec.environment, None))
+        return self._wrap(await self._table.spawn(self.inner.spec, self.inner.spec.environment, None))
 
     async def remove(self) -> None:
         """Forgets it, and its output; JobAlive where it has not ended."""
         self._require_open()
-        await self._table.remove([self._job])
+        await self._table.remove([self.inner])
 
 
 class Feed(Task):

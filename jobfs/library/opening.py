@@ -19,7 +19,7 @@ from jobfs.errors import BadCommand, JobfsError
 from jobfs.events import CAPACITY, highest_id, open_events
 from jobfs.job import StreamView
 from jobfs.library.table import Parts, Table
-from jobfs.state import LOCK_FILE, PROGRAM, TABLE_PREFIX, StateDirectory, claim_for
+from jobfs.state import DATABASE, LOCK_FILE, PROGRAM, TABLE_PREFIX, TMPFS, StateDirectory, claim_for
 from jobfs.store import Store
 from jobfs.stream import RingReader
 from jobfs.supervisor import JOBS
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
     from jobfs.stream import RingWriter
 
-_TMPFS = "/dev/shm"  # noqa: S108 - what is made there is private
 _UNFINISHED_FOR = 60.0  # seconds after which one that was not finished belongs to nobody: it takes milliseconds
-_DATABASE = "jobs.sqlite"  # made when the place is locked
 
 
 @asynccontextmanager
@@ -96,7 +94,7 @@ def _require_bounds(keep: int, keep_bytes: int) -> None:
 def _state(place: Path) -> Iterator[Store]:
     directory = StateDirectory(place, PROGRAM)
     try:
-        store = Store(place / _DATABASE)
+        store = Store(place / DATABASE)
         try:
             claim_for(PROGRAM, store, place)
             remove_unfinished(place)
@@ -122,8 +120,8 @@ def _place(state: str | os.PathLike[str] | None) -> Iterator[Path]:
     if state is not None:
         yield Path(state).absolute()
         return
-    parent = _TMPFS if os.access(_TMPFS, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    _remove_abandoned(Path(parent))
+    parent = TMPFS if os.access(TMPFS, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
     place = Path(tempfile.mkdtemp(prefix=f"{TABLE_PREFIX}{os.geteuid()}-", dir=parent))
     try:
         yield place
@@ -135,7 +133,7 @@ def _remove_abandoned(parent: Path) -> None:
     for place in parent.glob(f"{TABLE_PREFIX}{os.geteuid()}-*"):
         with suppress(OSError):  # it is in use; or somebody else removes it just now, or it is another user's
             about = place.lstat()
-            finished = (place / _DATABASE).exists()
+            finished = (place / DATABASE).exists()  # it is made when the place is locked
             if about.st_uid != os.geteuid() or (not finished and about.st_mtime > time.time() - _UNFINISHED_FOR):
                 continue
             # Made where it is missing: its program may have been killed before it had made it.

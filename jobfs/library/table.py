@@ -87,7 +87,7 @@ class Table:
             "timeout": timeout,
             "grace": grace,
         }
-        return self._start_function(command or _called(function), options, lambda task: function(task, *args))
+        return self._start_function(command or called(function), options, lambda task: function(task, *args))
 
     def register(  # noqa: PLR0913 - the options of a job, as for `spawn`
         self,
@@ -266,7 +266,7 @@ def _require_function(function: object) -> None:
         raise TypeError(f"start takes a function, and its arguments after it, and not {what}")
 
 
-def _called(function: object) -> str:
+def called(function: object) -> str:
     """What a function is called: without where it was defined, and without what it was given beforehand."""
     while isinstance(function, partial):
         function = function.func

@@ -6,6 +6,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jobfs.supervisor.outlet import STALL_RETRY
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from jobfs.supervisor.wire import Message
 
 log = logging.getLogger(__name__)
-
-# How often a full disk is asked whether there is room again, in seconds.
-STALL_RETRY = 0.25
 
 
 class Draining:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # Bytes that one turn may move: enough for the speed of the pipe, little enough that other jobs' pipes get their turn.
 TURN = 1024 * 1024
+# How often a full disk is asked whether there is room again, in seconds.
+STALL_RETRY = 0.25
 # A pipe that was found full this often in a row is worth more kernel memory.
 _FULL_TURNS = 4
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVarTuple
 
 from jobfs.library import opening
+from jobfs.library.table import called
 from jobfs.model import DEFAULT_CAPACITY, DEFAULT_GRACE
 from jobfs.sync.job import Feed, Job
 from jobfs.sync.portal import Items, Portal
@@ -82,7 +83,7 @@ class Table:
             self.inner.start,
             partial(run_in_thread, self.portal, function, args),
             name=name,
-            command=command or getattr(function, "__qualname__", None) or repr(function),
+            command=command or called(function),
             stdin=stdin,
             limit=limit,
             timeout=timeout,
@@ -198,8 +199,8 @@ class Table:
 
     def wait_all(self, jobs: Iterable[Job] | None = None) -> Iterator[Job]:
         """Gives each of `jobs`, all that there are now by default, when it has ended: in the order of their ends."""
-        wanted = self.jobs() if jobs is None else jobs
-        return map(self._job, Items(self.portal, self.inner.wait_all([job.inner for job in wanted])))
+        wanted = None if jobs is None else [job.inner for job in jobs]
+        return map(self._job, Items(self.portal, self.portal.ask(lambda: self.inner.wait_all(wanted))))
 
     # Forgetting
 

@@ -8,21 +8,27 @@ import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import trio
 import trio.testing
 
 import jobfs
+from jobfs.engines.inprocess import process
+from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, JobfsError, SpawnFailed, StdinClosed
 from tests.engine.inprocess import children, descriptors, output_of, until, until_written
 from tests.mounted import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from jobfs import Table
+    from jobfs import Job, Table
+    from jobfs.engines.inprocess.launch import Streams
+    from jobfs.engines.inprocess.leader import Leader
+    from jobfs.model import JobSpec
+    from jobfs.processes import Process
 
 AS_ROOT = os.geteuid() == 0
 BIG = 1 << 20  # bytes, more than a pipe holds
@@ -257,6 +263,24 @@ async def test_a_spawn_can_be_given_up(table: Table, tmp_path: Path) -> None:
     await table.spawn(["true"], name="name")
 
 
+async def test_a_spawn_for_which_there_is_no_thread_leaves_nothing(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job, no name, no descriptor."""
+
+    async def refuse(*_: object, **__: object) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", refuse)
+        with pytest.raises(RuntimeError):
+            await table.spawn(["true"], name="name")
+    assert (before, 0) == (descriptors(), len(table))
+    await table.spawn(["true"], name="name")
+
+
 async def test_a_spawn_that_was_given_up_is_not_found_by_the_next_program(tmp_path: Path) -> None:
     """There never was such a job."""
     fifo = tmp_path / "fifo"
@@ -295,6 +319,31 @@ async def test_a_spawn_that_hangs_as_the_table_is_closed_fails(tmp_path: Path) -
         await trio.testing.wait_all_tasks_blocked(0.05)
     os.close(os.open(fifo, os.O_WRONLY))
     assert ["the table is closed"] == errors
+
+
+async def test_a_process_whose_exec_happens_as_the_table_is_closed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is too late to give it up: it is a job as any."""
+    executed = trio.Event()
+    jobs: list[Job] = []
+
+    async def start_late(
+        spec: JobSpec, environment: str, directory: int | None, streams: Streams, members: Callable[[], list[Process]]
+    ) -> Leader:
+        leader = await start(spec, environment, directory, streams, members)
+        executed.set()
+        for _ in range(10):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return leader
+
+    async def spawn(table: Table) -> None:
+        jobs.append(await table.spawn(["sleep", "1000"]))
+
+    monkeypatch.setattr(process, "start", start_late)
+    async with trio.open_nursery() as nursery, jobfs.open_table() as table:
+        nursery.start_soon(spawn, table)
+        await executed.wait()
+    assert ["killed:15"] == [str(job.status) for job in jobs]
+    assert set() == children()
 
 
 # How it ends
@@ -417,6 +466,9 @@ async def test_nothing_is_left_when_the_block_is(removed: bool, output: str) -> 
         child = int(job.stdout.snapshot().data)
         if removed:
             await job.remove()
+            another = await table.spawn(["true"])
+            await another.wait()
+            await another.remove()
         assert is_running(child)
     assert not is_running(child)
 

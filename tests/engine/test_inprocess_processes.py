@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,9 @@ import trio
 import trio.testing
 
 import jobfs
-from jobfs.errors import SpawnFailed
+from jobfs.engines.inprocess import starting
+from jobfs.engines.inprocess.launch import launch
+from jobfs.errors import JobEnded, SpawnFailed
 from tests.engine.inprocess import children, descriptors, until, until_written
 from tests.mounted import is_running
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobfs import Table, Task
+    from jobfs.engines.inprocess.launch import Streams
+    from jobfs.model import JobSpec
 
 
 @pytest.fixture
@@ -228,3 +233,54 @@ async def test_a_process_in_flight_is_given_up_with_its_function(table: Table, m
 
     assert "done:0" == str(await table.start(hurry).wait())
     await until(lambda: not children())
+
+
+async def test_a_process_that_outlives_its_job_is_waited_for_all_the_same(table: Table) -> None:
+    """It was run for a feed by another task, and nothing else of the job is left."""
+    feed = table.register("feed")
+    codes: list[int] = []
+
+    async def run() -> None:
+        codes.append(await feed.run_process("exec >&- 2>&-; exec sleep 1000"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await until(lambda: feed.job.info().usage.processes)
+        await feed.finish()
+        await until(lambda: feed.job.stdout.state.closed and feed.job.stderr.state.closed)
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+    assert [-9] == codes
+
+
+async def test_a_process_that_is_started_as_its_job_ends_is_given_up(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks of the program may run one for a feed: that is their error, and no other job's affair."""
+    feed = table.register("feed")
+    await feed.stdout.write(b"output")
+    errors: list[JobEnded] = []
+    ended = threading.Event()
+
+    def launch_late(
+        spec: JobSpec, environment: str, directory: int | None, streams: Streams, is_wanted: Callable[[], bool]
+    ) -> int:
+        ended.wait()
+        return launch(spec, environment, directory, streams, is_wanted)
+
+    monkeypatch.setattr(starting, "launch", launch_late)
+
+    async def run() -> None:
+        try:
+            await feed.run_process(["sleep", "1000"])
+        except JobEnded as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        await feed.finish()
+        ended.set()
+    assert 1 == len(errors)
+    await until(lambda: not children())
+    assert "done:0" == str(await table.start(running("true")).wait())

@@ -28,7 +28,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where tables in memory are kept."""
     place = tmp_path / "memory"
     place.mkdir()
-    monkeypatch.setattr(opening, "_TMPFS", str(place))
+    monkeypatch.setattr(opening, "TMPFS", place)
     return place
 
 

@@ -13,9 +13,10 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
+import pyfuse3
 import pytest
 import trio
 import trio.lowlevel
@@ -23,7 +24,7 @@ import trio.lowlevel
 import jobfs
 import mount
 from jobfs.mountinfo import mounts
-from mount import MountpointUnusable
+from mount import MountpointUnusable, mountpoint
 from tests.engine.inprocess import children, descriptors, program, until
 from tests.inotify import Told, Watcher
 from tests.mounted import JOBFS, PATIENCE
@@ -291,6 +292,39 @@ async def test_watchers_are_told_again_when_the_client_of_the_mount_was_killed(t
 
 
 # How it comes
+
+
+async def test_a_program_that_may_not_mount_is_told_so(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that error, which is in no group, and the directory that was made goes."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise RuntimeError("fuse_session_mount failed")
+
+    monkeypatch.setattr(pyfuse3, "init", refuse)
+    with pytest.raises(MountpointUnusable, match="/dev/fuse"):
+        async with mount.mounted(table, tmp_path / "jobs"):
+            pass
+    assert not (tmp_path / "jobs").exists()
+
+
+async def test_a_mount_that_cannot_be_looked_at_is_taken_away(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no descriptor is left, for one: there is no mount that nobody serves, and another one can be had."""
+
+    def fail(_: int) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mountpoint, "beneath", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            async with mount.mounted(table, tmp_path / "jobs"):
+                pass
+    assert not is_mounted(tmp_path / "jobs")
+    async with mount.mounted(table, tmp_path / "jobs") as point:
+        assert is_mounted(point)
 
 
 async def test_a_directory_that_was_made_is_removed(table: Table, tmp_path: Path) -> None:

@@ -365,6 +365,15 @@ async def test_a_write_that_is_given_up_on_a_full_disk(on_small_disk: Table) -> 
     assert job.info().stdout.problem is None
 
 
+async def test_a_block_can_be_left_on_a_full_disk(small_disk: Path) -> None:
+    """What its jobs wrote last is lost then, and nobody waits for room."""
+    async with jobfs.open_table(small_disk / "state") as table:
+        job = await table.spawn(["cat", "/dev/zero"])
+        while job.info().stdout.problem is None:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.01)
+    assert "killed:15" == str(job.status)
+
+
 async def test_a_traceback_on_a_full_disk(on_small_disk: Table, small_disk: Path) -> None:
     """The job ends when it is kept, or when somebody ends it."""
     table = on_small_disk

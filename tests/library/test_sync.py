@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def test_a_function_is_given_its_arguments_and_writes(table: sync.Table) -> None
     assert "failed:3" == word(job)
     assert (b"2\n3\n4\n", b"1 count") == (job.stdout.snapshot().data, job.stderr.snapshot().data)
     assert ("counting", None) == (job.command, job.pid)
+    assert "counting" == table.start(partial(counting, start=0, stop=0)).command
 
 
 @pytest.mark.parametrize(

@@ -899,6 +899,33 @@ async def test_a_spawn_whose_engine_went_before_it_started_the_job_fails(tmp_pat
         desk.table.check_name("x")
 
 
+async def test_a_spawn_that_is_cancelled_while_nobody_knows_whether_it_happened_hides_no_job(tmp_path: Path) -> None:
+    """Whoever shows the table is told to expect it no more; it is shown if the next engine knows it."""
+
+    class Expecting(Face):
+        """Notes what it expects."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.expected: set[int] = set()
+
+        def expect(self, job: int) -> None:
+            """See `jobfs.face.Face`."""
+            self.expected.add(job)
+
+        def failed(self, job: int) -> None:
+            """See `jobfs.face.Face`."""
+            self.expected.remove(job)
+
+    async with desk_in(tmp_path, Interrupted(tmp_path)) as desk, trio.open_nursery() as nursery:
+        face = desk.table.face = Expecting()
+        nursery.start_soon(desk.spawn)
+        await wait_all_tasks_blocked()
+        assert {1} == face.expected
+        nursery.cancel_scope.cancel()
+    assert set() == face.expected
+
+
 async def test_a_job_of_which_nobody_knows_whether_it_was_started_is_lost(tmp_path: Path) -> None:
     """It may have run: so the spawn does not fail, and the job says what is known of it."""
     engine = Interrupted(tmp_path)

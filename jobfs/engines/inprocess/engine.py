@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from jobfs.beside import Undisturbed
     from jobfs.model import JobSpec
     from jobfs.processes import Stray
+
+log = logging.getLogger(__name__)
 
 # How often it is looked at whether processes are stopped, which nobody tells, in seconds.
 _LOOK = 0.25
@@ -71,7 +74,7 @@ class InProcessEngine:
         self._forgotten_at_most = _FORGOTTEN
         self._lingering: set[int] = set()  # ended jobs whose remains are being ended
         self._starting: set[trio.CancelScope] = set()  # what is on its way to exec
-        self._closing = False
+        self.closing = False  # see `Host`
         self._closed = trio.Event()
         self._over = trio.Event()  # `run` has ended
         self._interrupted = trio.Event()
@@ -108,9 +111,11 @@ class InProcessEngine:
         Call it also where the program is being cancelled, with a shield. A function that does not heed its cancellation
         is waited for.
         """
-        self._closing = True
+        self.closing = True
         for scope in self._starting:
             scope.cancel()
+        while self._starting:  # they give up at once, but for one whose exec has just happened: that one is a job
+            await trio.lowlevel.checkpoint()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_over, nursery.cancel_scope)
@@ -305,16 +310,21 @@ class InProcessEngine:
 
     async def _kill_lingering(self, job: int, grace: float) -> None:
         try:
-            with trio.move_on_after(grace):
-                while self.members(job):  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
-                    await trio.sleep(_LOOK_AGAIN)
-                return
-            signal_processes(self.members(job), signal.SIGKILL)
-            with trio.move_on_after(_DYING):
-                while self.members(job):  # noqa: ASYNC110 - likewise
-                    await trio.sleep(_LOOK_AGAIN)
+            if not await self._wait_lingering_ended(job, grace):
+                signal_processes(self.members(job), signal.SIGKILL)
+                await self._wait_lingering_ended(job, _DYING)
+        except OSError as error:  # no descriptor is left, for one: no reason for the engine, and all jobs, to end
+            log.warning("what job %d left behind cannot be looked at, and is left: %s", job, error)
         finally:
             self._lingering.discard(job)
+
+    async def _wait_lingering_ended(self, job: int, seconds: float) -> bool:
+        """Whether all that it left behind ends in that time."""
+        with trio.move_on_after(seconds):
+            while self.members(job):  # noqa: ASYNC110 - nobody is told of the end of a process that is no child
+                await trio.sleep(_LOOK_AGAIN)
+            return True
+        return False
 
     async def open_stdin(self, job: int) -> int:
         """See `Engine`."""
@@ -353,7 +363,6 @@ class InProcessEngine:
 
     async def forget(self, jobs: Iterable[int]) -> None:
         """See `Engine`."""
-        self._forgotten = {job: known for job, known in self._forgotten.items() if not known.over.is_set()}
         for job in jobs:
             known = self._jobs.pop(job, None)
             if known is not None:
@@ -410,7 +419,7 @@ class InProcessEngine:
         """
         if threading.get_ident() != self._thread:
             raise RuntimeError("a table is for the thread that runs trio: use trio.from_thread, or jobfs.sync")
-        if self._nursery is None or self._closing:
+        if self._nursery is None or self.closing:
             raise MachineError(_CLOSED)
 
 

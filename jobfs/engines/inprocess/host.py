@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from jobfs.engines.base import News
     from jobfs.processes import Process
 
-# How often a full disk is asked whether there is room again, in seconds.
-STALL_RETRY = 0.25
-
 
 class Host(Protocol):
     """Where a job runs."""
+
+    closing: bool
+    """Whether all jobs are being ended: none waits any more for what may never come, as room on a full disk."""
 
     def tell(self, news: News) -> None:
         """Tells the table, if one is attached."""

@@ -53,7 +53,7 @@ class Leader:
         """
         self.pid = pid
         self.pidfd = _child(pid)
-        self.reaped = False
+        self.reaped = self.pidfd < 0
         self.stopped = False
         self._window = (began, ticks())
         self._members = members
@@ -108,14 +108,16 @@ class Leader:
         poll.register(self.pidfd, select.POLLIN)
         if not poll.poll(0):
             return True
-        everybody = proc.patiently(all_processes).values()
+        try:
+            everybody = proc.patiently(all_processes).values()
+        except TimeoutError:  # nobody can tell, because no descriptor is left, for one
+            return True
         return any(process.group == self.pid and not process.zombie for process in everybody)
 
     async def wait_ended(self) -> tuple[int | None, resource.struct_rusage | None]:
         """Waits for its end and reaps it; gives the wait status, None where somebody else did and nobody tells."""
         if self.pidfd < 0:
             await trio.lowlevel.checkpoint()
-            self.reaped = True
             return None, None
         await trio.lowlevel.wait_readable(self.pidfd)
         self.reaped = True

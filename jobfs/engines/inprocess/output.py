@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobfs.engines.inprocess.host import STALL_RETRY
 from jobfs.stream import EndOfPipe, RingWriter, StreamDamaged, read_source
-from jobfs.supervisor.outlet import bytes_in
+from jobfs.supervisor.outlet import STALL_RETRY, bytes_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +180,11 @@ class StreamWriter:
         self._close_if_over()
 
     def attach(self, pipe: int) -> Pump:
-        """What moves the bytes of a pipe, which does not block, into the stream; it takes over `pipe`."""
+        """What moves the bytes of a pipe, which does not block, into the stream; it takes over `pipe`.
+
+        Raises trio.ClosedResourceError once the job has ended, and the pipe stays the caller's.
+        """
+        self._require_open()
         self._pipes += 1
         return Pump(self, pipe)
 

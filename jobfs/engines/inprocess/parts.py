@@ -14,7 +14,8 @@ import trio
 from jobfs.engines.failures import failure
 from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.leader import Leader
-from jobfs.engines.inprocess.starting import start
+from jobfs.engines.inprocess.starting import start, undo
+from jobfs.errors import JobEnded
 from jobfs.model import STREAMS, JobSpec
 from jobfs.proc import own_umask
 from jobfs.processes import stop_state
@@ -42,6 +43,8 @@ class Parts:
         self._pause = pause
         self._leaders: dict[int, Leader] = {}
         self._followed: Leader | None = None
+        self._awaited: set[Leader] = set()  # whose descriptors `run` waits with
+        self._closed = False
 
     @property
     def leaders(self) -> list[Leader]:
@@ -51,6 +54,8 @@ class Parts:
     def settle(self) -> None:
         """Drops those of whose groups nothing is left."""
         for leader in [leader for leader in self._leaders.values() if not leader.group_lives]:
+            if leader in self._awaited:  # something else reaped it, and `run` is about to hear of that
+                continue
             del self._leaders[leader.pid]
             leader.close()
 
@@ -78,9 +83,11 @@ class Parts:
             await leader.wait_group_ended()
 
     def close(self) -> None:
-        """Lets go of them."""
+        """Lets go of them; of one that is run by a task that goes on though the job has ended, when it has ended."""
+        self._closed = True
         for leader in self._leaders.values():
-            leader.close()
+            if leader not in self._awaited:
+                leader.close()
 
     def add(self, pid: int) -> None:
         """See `Task.add_process`."""
@@ -116,12 +123,23 @@ class Parts:
             umask=own_umask(),
         )
         leader, readers = await self._start(spec, with_variables(self._environment, env or {}))
+        try:
+            pumps = [self._outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
+        except trio.ClosedResourceError as error:  # the job has ended while the process was being started
+            _close(readers)
+            undo(leader)
+            raise JobEnded("nothing is left of it") from error
         self.settle()  # there may be thousands, one after the other
         self._take(leader)
-        pumps = [self._outputs[name].attach(reader) for name, reader in zip(STREAMS, readers, strict=True)]
         for pump in pumps:
             self._host.start_soon(pump.run)  # beside the function: it goes on while that is cancelled
-        status = await self._reaped(leader, grace)
+        self._awaited.add(leader)
+        try:
+            status = await self._reaped(leader, grace)
+        finally:
+            self._awaited.remove(leader)
+            if self._closed:
+                leader.close()
         for pump in pumps:
             await pump.drain_what_waits()
         if status is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import signal
@@ -15,14 +16,13 @@ import trio
 
 from jobfs.engines.base import Closed, Continued, Ended, Grown, News, Stalled, Started, Stopped
 from jobfs.engines.failures import failure
-from jobfs.engines.inprocess.host import STALL_RETRY
 from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, StdinClosed
 from jobfs.model import STREAMS
 from jobfs.states import Event, ending
 from jobfs.supervisor.inlet import Inlet
-from jobfs.supervisor.outlet import Outlet
+from jobfs.supervisor.outlet import STALL_RETRY, Outlet
 from jobfs.supervisor.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from jobfs.engines.inprocess.leader import Leader
     from jobfs.model import JobSpec
     from jobfs.processes import Stray
+
+log = logging.getLogger(__name__)
 
 _UNKNOWN_END = "something else in this program reaped it, and how it ended is not known"
 _LOOK_SOON = 0.01  # seconds after a signal, when it may have stopped the process
@@ -312,7 +314,10 @@ class ProcessJob:
         self._settle()
 
     async def _drain_what_waits(self) -> None:
-        """The process has ended: the job has when what its pipes held at that moment is in the streams."""
+        """The process has ended: the job has when what its pipes held at that moment is in the streams.
+
+        While the disk is full that is waited for, but not as the table is closed: then it is lost.
+        """
         while True:
             for name, outlet in self.outlets.items():
                 left = outlet.waiting() if not outlet.closed else 0
@@ -323,6 +328,9 @@ class ProcessJob:
             if not self.stalled:
                 return
             self._tell_stalled()
+            if self._host.closing:
+                log.warning("job %d: the last of its output is lost: the disk is full", self.job)
+                return
             await trio.sleep(STALL_RETRY)
 
     def _settle(self) -> None:

@@ -35,7 +35,7 @@ async def start(
     attempt = _Attempt(spec, environment, directory, streams, members)
     try:
         return await trio.to_thread.run_sync(attempt.run, limiter=STARTERS, abandon_on_cancel=True)
-    except trio.Cancelled:
+    except BaseException:  # it is cancelled; or no thread can be started, and what is its own is to go
         attempt.give_up()
         raise
 
@@ -51,8 +51,8 @@ def _take_hold(pid: int, first: int, members: Callable[[], list[Process]]) -> Le
     try:
         return Leader(pid, first, members)
     except OSError as error:  # no descriptor is left, for one: nobody could end it
-        os.killpg(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
+        with suppress(ProcessLookupError, ChildProcessError):  # something else in this program has reaped it
+            os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         raise failure(error.errno or errno.EIO, "take hold of it") from error
 
