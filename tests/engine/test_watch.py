@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import trio.testing
+
 from jobfs.engines.base import Ended, Grown
 from jobfs.supervisor import JOBS
 from tests.engine.workshop import Workshop, has_ended, until
@@ -24,6 +26,7 @@ async def test_growth_that_the_supervisor_finds_with_the_end_is_told_first(shop:
     """What the job wrote last is news, whichever of the two the supervisor looks at first."""
     job = await shop.spawn("sleep 1000 & read go < $FIFO; echo late", environment=shop.fifo())
     shop.engine.watch(job, "stdout", 0)
+    await trio.testing.wait_all_tasks_blocked()  # it is sent by a task of its own
     await shop.engine.acknowledge([])
     os.kill(shop.supervisor, signal.SIGSTOP)
     try:

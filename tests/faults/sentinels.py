@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +39,7 @@ class Sentinels:
         self._program = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
+        self._asking = threading.Lock()
         self.pids: list[int] = []
         self.taken = 0  # how many have the number that was asked for
 
@@ -55,10 +57,11 @@ class Sentinels:
         """Starts one, of that number where it is free and we may; whether it has it."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
-        print(number, file=self._program.stdin, flush=True)
-        pid = int(self._program.stdout.readline())
-        self.pids.append(pid)
-        self.taken += pid == number
+        with self._asking:  # of two that read at once one would wait for ever for what the other one has
+            print(number, file=self._program.stdin, flush=True)
+            pid = int(self._program.stdout.readline())
+            self.pids.append(pid)
+            self.taken += pid == number
         return pid == number
 
     def touched(self) -> list[str]:

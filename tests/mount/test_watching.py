@@ -80,10 +80,12 @@ def test_the_close_of_a_stream_is_told_once(shared: Mounted, job: Talker, name: 
         assert (1, 0) == (watcher.count(CLOSE, *event), watcher.count(MODIFY, *event))
 
 
-def test_the_close_comes_when_a_descendant_lets_go(shared: Mounted, job: Talker) -> None:
+def test_the_close_comes_when_a_descendant_lets_go(shared: Mounted, job: Talker, tmp_path: Path) -> None:
     """After the end of the job what it left behind writes on: IN_MODIFY, and at last IN_CLOSE_WRITE."""
-    left = shared.spawn(f"(cat {shared.file('follow', job.id)}) & cat {shared.file('stderr', job.id)}")
+    os.mkfifo(tmp_path / "end")
+    left = shared.spawn(f"(cat {shared.file('follow', job.id)}) & read now < {tmp_path}/end")
     with watched(shared.path / str(left)) as watcher:
+        (tmp_path / "end").write_text("now\n")
         shared.until_ended(left)
         watcher.until_told(CLOSE, str(left), "status")
         job.say("late")
