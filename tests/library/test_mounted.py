@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import psutil
 import pyfuse3
 import pytest
 import trio
@@ -274,21 +273,6 @@ async def test_a_process_may_stand_in_the_mount_and_have_files_of_it_open(table:
         await job.wait()
         await trio.to_thread.run_sync(file.close)
     assert f'{shown}/1\n{{"n": 1}}\n'.encode() == job.stdout.snapshot().data
-
-
-async def test_watchers_are_told_again_when_the_client_of_the_mount_was_killed(table: Table, shown: Path) -> None:
-    """Though the program has files open in its own mount, which the new one closes before its exec."""
-    table.start(talk, stdin=True)
-    file = await trio.to_thread.run_sync(open, shown / "1" / "stdout")
-    client = next(it for it in psutil.Process().children() if "mount.own_client" in it.cmdline())
-    client.kill()
-    watcher = await trio.to_thread.run_sync(Watcher, shown)
-    with watcher, trio.fail_after(PATIENCE):
-        while not watcher.count("IN_CREATE|IN_ISDIR", "jobs", str(table.start(wait).id)):
-            await trio.sleep(0.1)
-            if any(told.what == "IN_CREATE|IN_ISDIR" for told in watcher.told):
-                break
-    await trio.to_thread.run_sync(file.close)
 
 
 # How it comes
