@@ -82,7 +82,6 @@ class EndedJobs:
             self._wake = trio.Event()
             # Each by itself: on a full disk nothing can be stored until pruning has made room. Whatever goes wrong, a
             # thread that cannot be started for one, is no reason for the daemon to end.
-            self._measure_new()
             done = [await self._tried(task) for task in (self.store, partial(self.prune, *self._bounds))]
             if not all(done):
                 await trio.sleep(_STORE_RETRY)
@@ -101,6 +100,7 @@ class EndedJobs:
 
     async def store(self) -> None:
         """Stores the ends that were not stored yet; StateFull, MachineError."""
+        self._measure_new()  # before they are not new any more
         ended = list(self._unstored.values())
         if not ended:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import signal
 import struct
 import time
@@ -107,6 +108,15 @@ def usage_of(processes: list[Process]) -> Usage:
         rss_bytes=sum(process.rss_bytes for process in processes),
         processes=len(processes),
     )
+
+
+def max_rss_bytes(usage: resource.struct_rusage) -> int | None:
+    """The most memory that a child that was reaped had; None where that is not known.
+
+    The mark starts with this process's own, which the child was before its exec (getrusage(2): in KiB).
+    """
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage.ru_maxrss * 1024 if usage.ru_maxrss > own else None
 
 
 class ProcessTable:

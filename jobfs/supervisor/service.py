@@ -11,7 +11,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from jobfs.processes import ticks
+from jobfs.processes import max_rss_bytes, ticks
 from jobfs.supervisor import RECORDS
 from jobfs.supervisor.adoption import Adoption
 from jobfs.supervisor.berth import Berths
@@ -287,9 +287,9 @@ class Supervisor:
     def _reaped(self, child: Child, status: int, usage: resource.struct_rusage) -> None:
         del self._by_pid[child.pid]
         child.record |= {"cpu_user_s": usage.ru_utime, "cpu_system_s": usage.ru_stime}
-        # The high-water mark starts with the supervisor's own, which the child was before its exec (getrusage(2)).
-        if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-            child.record["max_rss_bytes"] = usage.ru_maxrss * 1024
+        most = max_rss_bytes(usage)
+        if most is not None:
+            child.record["max_rss_bytes"] = most
         self._exited(child, status)
 
     def _exited(self, child: Child, status: int | None) -> None:

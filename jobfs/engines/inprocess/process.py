@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import signal
 import time
 from contextlib import suppress
@@ -20,6 +19,7 @@ from jobfs.engines.inprocess.launch import Streams
 from jobfs.engines.inprocess.starting import start
 from jobfs.errors import JobEnded, StdinClosed
 from jobfs.model import STREAMS
+from jobfs.processes import max_rss_bytes
 from jobfs.states import Event, ending
 from jobfs.supervisor.inlet import Inlet
 from jobfs.supervisor.outlet import STALL_RETRY, Outlet
@@ -307,7 +307,7 @@ class ProcessJob:
             open_streams=self.open_streams,
             cpu_user_s=None if usage is None else usage.ru_utime,
             cpu_system_s=None if usage is None else usage.ru_stime,
-            max_rss_bytes=_max_rss(usage),
+            max_rss_bytes=None if usage is None else max_rss_bytes(usage),
         )
         self._host.tell(self.ended)
         self.finished.set()
@@ -344,9 +344,3 @@ class ProcessJob:
             if not outlet.closed:
                 self._close(name)
         self.leader.close()
-
-
-def _max_rss(usage: resource.struct_rusage | None) -> int | None:
-    """The most memory that it had, in bytes: the mark starts with ours, which the child was before its exec."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # getrusage(2): in KiB
-    return None if usage is None or usage.ru_maxrss <= own else usage.ru_maxrss * 1024
